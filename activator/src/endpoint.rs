@@ -1,0 +1,49 @@
+//! What the activator knows of one replica.
+
+use std::net::SocketAddr;
+
+use http::uri::PathAndQuery;
+use tokio::time::Instant;
+
+use crate::EndpointId;
+
+/// How to speak to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1 with keep-alive.
+    H1,
+    /// HTTP/2 with prior knowledge, without TLS.
+    H2c,
+}
+
+/// The life of an endpoint, as seen by whoever declares it. It only ever moves forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndpointState {
+    /// It exists but has not been seen ready: the activator probes it and makes it ready itself.
+    Starting,
+    /// It may be picked.
+    Ready,
+    /// It finishes what it has and gets no new picks.
+    Draining,
+}
+
+/// One replica of a backend, as declared by the platform.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Unique over time; a restarted replica is another endpoint.
+    pub id: EndpointId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How to speak to it.
+    pub protocol: Protocol,
+    /// Hard limit of requests in flight on it at once (`containerConcurrency`); `None` is unlimited.
+    pub capacity: Option<u32>,
+    /// Requests that a replica which never answered may hold at once; doubled at each success up to `capacity`.
+    pub initial_capacity: u32,
+    /// `GET` of this path answers 200 once the endpoint can serve this backend, 503 before.
+    pub probe: PathAndQuery,
+    /// Declared state. The activator itself takes `Starting` to `Ready` when the probe succeeds.
+    pub state: EndpointState,
+    /// When the platform began to start it; the base of the cold-wake phases.
+    pub started: Instant,
+}

@@ -1,0 +1,1 @@
+//! pilotlight-e2e

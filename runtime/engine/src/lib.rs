@@ -1,0 +1,64 @@
+//! Runs ONNX models on Burn. Knows nothing of serving: a model file in, tensors in, tensors out.
+//!
+//! `onnx` reads the file into a `Graph` that is checked as hostile input; `plan` turns the graph into steps (constant
+//! folding, liveness); `exec` runs the steps on a Burn backend, one operator family per file under `ops`.
+
+pub mod error;
+pub mod tensor;
+
+pub use error::{LoadError, RunError};
+pub use tensor::{Data, DataType, Tensor};
+
+/// A model loaded on a device, ready to run. Shared by threads; runs may overlap.
+pub trait Model: Send + Sync + 'static {
+    /// Names, types and shapes of inputs and outputs.
+    fn signature(&self) -> &Signature;
+
+    /// Runs the model once. `inputs` come in the signature's order, one per input, already of its data type and rank.
+    ///
+    /// # Errors
+    /// A `RunError` names the node at fault; the model stays usable. A backend's panic is caught and returned as one.
+    fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError>;
+}
+
+/// One dimension of a declared shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dim {
+    /// Always this size.
+    Fixed(usize),
+    /// Any size, the same wherever the symbol stands (`N`, `batch`).
+    Symbol(String),
+    /// Any size.
+    Unknown,
+}
+
+/// Class names of a classifier's scores, in the order of the last dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// Integer classes.
+    Ints(Vec<i64>),
+    /// String classes.
+    Strings(Vec<String>),
+}
+
+/// A model's input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name in the graph.
+    pub name: String,
+    /// Its element type.
+    pub datatype: DataType,
+    /// Its declared shape; `None` where the model declares not even the rank.
+    pub shape: Option<Vec<Dim>>,
+    /// For scores that the model maps to class names (ONNX's ZipMap, passed through as the plain score tensor).
+    pub labels: Option<Labels>,
+}
+
+/// What goes in and what comes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Inputs without initialisers, in the graph's order.
+    pub inputs: Vec<TensorInfo>,
+    /// Outputs in the graph's order.
+    pub outputs: Vec<TensorInfo>,
+}
