@@ -1,0 +1,124 @@
+//! What a manifest means once every default, annotation and rule is applied. The controller reads only this.
+
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
+
+/// Where a document came from, for messages and for `delete`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The file as the user named it.
+    pub file: PathBuf,
+    /// Line of the document's first key, from 1.
+    pub line: usize,
+}
+
+/// Where the model's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Storage {
+    /// A file on this machine, or a directory that holds exactly one `.onnx` file.
+    Local(PathBuf),
+}
+
+/// The scaling options, Knative's names and defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scaling {
+    /// `minReplicas`; KServe's default 1, 0 scales to zero.
+    pub min_replicas: u32,
+    /// `maxReplicas`; `None` is unlimited.
+    pub max_replicas: Option<u32>,
+    /// Concurrency that one replica is meant for before utilisation is applied: `scaleTarget`, the `target`
+    /// annotation, `containerConcurrency`, or 100.
+    pub target: f64,
+    /// Share of the target that is aimed at, in (0, 1]. Default 0.7.
+    pub target_utilization: f64,
+    /// `autoscaling.knative.dev/window`. Default 60 s, 6 s to 1 h.
+    pub stable_window: Duration,
+    /// Share of the stable window that panic looks at, in (0, 1]. Default 0.1.
+    pub panic_window: f64,
+    /// Panic starts where desired/ready reaches this factor. Default 2.0.
+    pub panic_threshold: f64,
+    /// Default 1000.
+    pub max_scale_up_rate: f64,
+    /// Default 2.
+    pub max_scale_down_rate: f64,
+    /// Default 0: how long a lower wish has to last.
+    pub scale_down_delay: Duration,
+    /// How long the last replica stays after the traffic stopped, beyond the stable window. Default 0.
+    pub scale_to_zero_retention: Duration,
+    /// Replicas that a wake starts. Default 1.
+    pub activation_scale: u32,
+    /// Replicas at deployment. Ours is 0 where `minReplicas` is 0, else `minReplicas`.
+    pub initial_scale: u32,
+}
+
+/// The batch former's options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// Rows in one batch at most. Default 32.
+    pub max_batch_size: NonZeroU32,
+    /// How long the oldest request may wait for company. Default 0: an idle device takes what is there.
+    pub max_latency: Duration,
+    /// Requests queued in one runtime; one more is a marked 503. Default 1,000.
+    pub queue_size: usize,
+    /// `/ready` answers 503 while more than this many requests wait in one runtime. Default 100.
+    pub ready_queue_limit: usize,
+}
+
+/// The activator's bounds for this service, from `pilotlight.dev/*` annotations; defaults as in the activator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// Requests that may wait at once. Default 10,000.
+    pub max_waiting: usize,
+    /// Bytes of bodies that waiting requests may hold. Default 64 MiB.
+    pub max_waiting_bytes: usize,
+    /// How long a request may wait for a replica. Default 300 s.
+    pub wait_timeout: Duration,
+    /// Largest body kept for a replay. Default 4 MiB.
+    pub replay_limit: usize,
+    /// Whether inference requests may be replayed. Default true.
+    pub pure: bool,
+}
+
+/// One service: an `InferenceService` with every default applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// `metadata.name`: the model's name in every protocol.
+    pub name: String,
+    /// `metadata.namespace`, default `default`.
+    pub namespace: String,
+    /// Where it was declared.
+    pub source: Source,
+    /// The whole document as JSON, as the user wrote it; what `get -o json` shows as the object.
+    pub object: serde_json::Value,
+    /// The model's bytes.
+    pub storage: Storage,
+    /// Extra arguments for the runtime.
+    pub args: Vec<String>,
+    /// Environment of the runtime.
+    pub env: BTreeMap<String, String>,
+    /// Scaling.
+    pub scaling: Scaling,
+    /// `containerConcurrency`: hard limit of requests in flight on one replica; `None` is unlimited.
+    pub container_concurrency: Option<NonZeroU32>,
+    /// The runtime's deadline for a request from its arrival there. `timeout`, default 5 s.
+    pub timeout: Duration,
+    /// Batching.
+    pub batching: Batching,
+    /// The activator's bounds.
+    pub activation: Activation,
+}
+
+impl Service {
+    /// `namespace/name`.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The host names that lead to it: `{name}.{namespace}.{domain}` and KServe's `{name}-{namespace}.{domain}`.
+    pub fn hosts(&self, domain: &str) -> [String; 2] {
+        [
+            format!("{}.{}.{domain}", self.name, self.namespace),
+            format!("{}-{}.{domain}", self.name, self.namespace),
+        ]
+    }
+}
