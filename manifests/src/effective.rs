@@ -122,3 +122,49 @@ impl Service {
         ]
     }
 }
+
+impl Default for Scaling {
+    /// What holds where a manifest says nothing.
+    fn default() -> Self {
+        Self {
+            min_replicas: 1,
+            max_replicas: None,
+            target: 100.0,
+            target_utilization: 0.7,
+            stable_window: Duration::from_secs(60),
+            panic_window: 0.1,
+            panic_threshold: 2.0,
+            max_scale_up_rate: 1000.0,
+            max_scale_down_rate: 2.0,
+            scale_down_delay: Duration::ZERO,
+            scale_to_zero_retention: Duration::ZERO,
+            activation_scale: 1,
+            initial_scale: 1,
+        }
+    }
+}
+
+impl Default for Batching {
+    /// What holds where a manifest says nothing.
+    fn default() -> Self {
+        Self {
+            max_batch_size: const { NonZeroU32::new(32).unwrap() },
+            max_latency: Duration::ZERO,
+            queue_size: 1_000,
+            ready_queue_limit: 100,
+        }
+    }
+}
+
+impl Default for Activation {
+    /// What holds where a manifest says nothing.
+    fn default() -> Self {
+        Self {
+            max_waiting: 10_000,
+            max_waiting_bytes: 64 << 20,
+            wait_timeout: Duration::from_secs(300),
+            replay_limit: 4 << 20,
+            pure: true,
+        }
+    }
+}

@@ -29,3 +29,14 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+impl Fault {
+    /// Text of the user's as a message shows it: in backticks, cut where it is long.
+    pub(crate) fn quote(text: &str) -> String {
+        const LONGEST: usize = 80;
+        match text.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("`{}...`", &text[..end]),
+            None => format!("`{text}`"),
+        }
+    }
+}

@@ -1,44 +1,119 @@
 //! The manifest types, their parser and the configuration that follows from them. Does no IO: text in, values out.
+//!
+//! Text becomes a tree whose keys know their lines ([`tree`]), the tree is checked against the schema of the types
+//! ([`check`]), what is good of it becomes the types ([`v1beta1`]), and they become a [`Service`] by the rules between fields
+//! ([`service`]). Every step reports all that it finds and passes on what is left, so a manifest's faults come in one go.
+//!
+//! It never reads a file, never knows of processes or routes, and never panics, whatever the text.
 
+mod annotations;
+mod check;
+mod crd;
+mod documents;
+mod duration;
 pub mod effective;
 mod fault;
+mod known;
+mod path;
+mod quantity;
+mod reference;
+mod report;
+mod rewrite;
+mod scalar;
+mod schema;
+mod service;
+mod set;
+mod storage;
+mod suggest;
+mod tree;
+pub mod v1beta1;
+mod yaml;
 
 use std::path::Path;
 
+pub use crd::crds;
 pub use effective::{Activation, Batching, Scaling, Service, Source, Storage};
 pub use fault::Fault;
+pub use reference::{annotations_table, fields_table, known_table};
+pub use rewrite::absolute;
+pub use set::check_set;
+
+use crate::{report::Report, tree::Node};
 
 /// What a text of manifests holds: the good documents, and what is to be said about the others.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parsed {
     /// One for each document without a fault, in the order of the text.
     pub services: Vec<Service>,
-    /// Every fault of every document; a document with one has no service.
+    /// Every fault of every document, in the order of the lines; a document with one has no service.
     pub faults: Vec<Fault>,
     /// Fields that KServe has and we do not support yet, and values that have no effect here. They hinder nothing.
     pub warnings: Vec<Fault>,
 }
 
 /// Reads the YAML documents (or JSON, being YAML) of `text`. `file` names them in messages, and a relative `storageUri` is
-/// relative to its directory. Reads no file. Never panics; a faulty document does not hide the others.
-pub fn parse(_text: &str, _file: &Path) -> Parsed {
-    Parsed::default()
+/// relative to its directory; where `file` is relative itself, to the working directory. Reads no file. Never panics; a faulty
+/// document does not hide the others.
+pub fn parse(text: &str, file: &Path) -> Parsed {
+    let mut parsed = Parsed::default();
+    for document in tree::load(text) {
+        let mut report = Report::new(file);
+        for problem in document.problems {
+            report.fault(problem.line, problem.field, problem.message);
+        }
+        let service = document.root.and_then(|root| read(&root, file, &mut report));
+        parsed.services.extend(service);
+        report.faults.sort_by_key(|fault| fault.line);
+        parsed.faults.append(&mut report.faults);
+        parsed.warnings.append(&mut report.warnings);
+    }
+    parsed
 }
 
-/// What is wrong between services that are right one by one: the same `namespace/name` twice, or one host name for two
-/// services (`{name}-{namespace}.{domain}` of `a-b`/`c` and `a`/`b-c`). A fault stands at the later of the two (its
-/// `Source`'s file and line) and names the file and line of the other.
-pub fn check_set(_services: &[Service], _domain: &str) -> Vec<Fault> {
-    Vec::new()
+fn read(root: &Node, file: &Path, report: &mut Report<'_>) -> Option<Service> {
+    if !is_inference_service(root, report) {
+        return None;
+    }
+    let checked = check::check(root, report);
+    service::build(root, checked, file, report)
 }
 
-/// `text` with every relative `storageUri` made absolute against the directory `base`; all else, comments and lines included,
-/// stays as it is. Text that is not YAML comes back unchanged.
-pub fn absolute(text: &str, _base: &Path) -> String {
-    text.to_owned()
-}
-
-/// The `CustomResourceDefinition` of `inferenceservices.serving.kserve.io`, as YAML, made from the types.
-pub fn crds() -> String {
-    String::new()
+/// Says what is wrong with `apiVersion` and `kind`; the rest of a foreign document is not looked at.
+fn is_inference_service(root: &Node, report: &mut Report<'_>) -> bool {
+    let text = |key: &str| root.get(key).and_then(|entry| entry.value.as_str());
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    let expected = format!(
+        "expected `apiVersion: {}` and `kind: {}`",
+        v1beta1::API_VERSION,
+        v1beta1::KIND
+    );
+    match (version, kind) {
+        (_, Some(kind @ ("ServingRuntime" | "ClusterServingRuntime"))) => {
+            let message = format!(
+                "{kind} is not supported yet, the document has no effect: every model runs in Pilotlight's own runtime"
+            );
+            report.warning(root.line_of(&["kind"]), "kind", message);
+            false
+        }
+        (_, Some(kind)) if kind != v1beta1::KIND => {
+            let hint = suggest::nearest(kind, [v1beta1::KIND])
+                .map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
+            report.fault(
+                root.line_of(&["kind"]),
+                "kind",
+                format!("found {}, {expected}{hint}", Fault::quote(kind)),
+            );
+            false
+        }
+        (Some(version), _) if version != v1beta1::API_VERSION => {
+            let message = format!("found {}, {expected}", Fault::quote(version));
+            report.fault(root.line_of(&["apiVersion"]), "apiVersion", message);
+            false
+        }
+        (None, None) if !matches!(root.kind, tree::Kind::Map(_)) => {
+            report.fault(root.line_of(&[]), "", format!("this is no manifest: {expected}"));
+            false
+        }
+        _ => true,
+    }
 }
