@@ -214,7 +214,7 @@ impl Up {
         let mut command = tokio::process::Command::new(places::binary());
         command
             .args(args)
-            .env("PILOTLIGHT_ADMIN", format!("http://{}", self.admin));
+            .env("PILOTLIGHT_SERVER", format!("http://{}", self.admin));
         let run = tokio::time::timeout(LIMIT, command.kill_on_drop(true).output());
         run.await
             .unwrap_or_else(|_| panic!("{args:?} does not end"))

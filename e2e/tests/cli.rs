@@ -1,9 +1,16 @@
 //! The command line as a user types it.
 
-use std::{fs, process::Output};
+use std::{
+    fs,
+    process::{Output, Stdio},
+};
 
 use pilotlight_e2e::{LIMIT, Manifest, Up, client, places, until};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    time::timeout,
+};
 
 fn said(output: &Output) -> String {
     let (out, err) = (
@@ -88,6 +95,35 @@ async fn deleting_a_document_that_a_person_wrote_is_refused_with_its_file() {
 }
 
 #[tokio::test]
+async fn get_watch_shows_a_model_wake() {
+    let up = Up::with([Manifest::new("iris", places::example("iris.onnx"))]).await;
+    let mut watch = tokio::process::Command::new(places::binary())
+        .args(["get", "--watch", "-o", "json"])
+        .env("PILOTLIGHT_SERVER", format!("http://{}", up.admin()))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary starts");
+    let mut text = BufReader::new(watch.stdout.take().expect("it is piped"));
+
+    // Spaces and line breaks aside, whatever the layout is.
+    let mut seen = String::new();
+    let mut shows = async |wanted: &str| {
+        let reading = async {
+            while !seen.contains(wanted) {
+                let read = text.read_line(&mut seen).await.expect("text");
+                assert!(read > 0, "the watch ended after {seen}");
+                seen.retain(|c| !c.is_whitespace());
+            }
+        };
+        timeout(LIMIT, reading).await.unwrap_or_else(|_| panic!("no {wanted}"));
+    };
+    shows(r#""ready":0"#).await;
+    client::post(&up.predict_url("iris"), &client::flowers_v1()).await;
+    shows(r#""ready":1"#).await;
+}
+
+#[tokio::test]
 async fn apply_names_the_fault_and_changes_nothing() {
     let up = Up::with([]).await;
     let file = up.scratch().join("wrong.yaml");
@@ -115,7 +151,7 @@ async fn apply_names_the_fault_and_changes_nothing() {
 async fn an_unreachable_platform_is_said_so() {
     let output = tokio::process::Command::new(places::binary())
         .args(["get"])
-        .env("PILOTLIGHT_ADMIN", "http://127.0.0.1:1")
+        .env("PILOTLIGHT_SERVER", "http://127.0.0.1:1")
         .output()
         .await
         .expect("the binary starts");

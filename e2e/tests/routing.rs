@@ -65,3 +65,21 @@ async fn one_name_in_two_namespaces_is_told_apart_by_host_and_path() {
         assert_eq!(reply.json(), json!({ "predictions": [1, 1] }));
     }
 }
+
+#[tokio::test]
+async fn a_client_may_speak_http2_without_tls() {
+    let up = Up::with([Manifest::new("iris", places::example("iris.onnx"))]).await;
+    let curl = tokio::process::Command::new("curl")
+        .args([
+            "--silent",
+            "--http2-prior-knowledge",
+            "--write-out",
+            " %{http_version}",
+            "--data",
+        ])
+        .args([flowers_v1().to_string(), up.predict_url("iris")])
+        .output()
+        .await
+        .expect("curl is installed");
+    assert_eq!(String::from_utf8_lossy(&curl.stdout), r#"{"predictions":[1,1]} 2"#);
+}

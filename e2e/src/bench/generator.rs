@@ -121,6 +121,26 @@ mod tests {
         ));
     }
 
+    #[tokio::test]
+    async fn every_connection_asks_until_the_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut buffer = [0; 256];
+                    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                        stream.write_all(answer).await.unwrap();
+                    }
+                });
+            }
+        });
+        let round = run(address, &Request::get("here", "/"), 4, Duration::from_millis(50)).await;
+        assert!(round.latencies.len() >= 4 && round.rate > 0.0, "{round:?}");
+        server.abort();
+    }
+
     #[test]
     #[should_panic(expected = "503")]
     fn an_error_ends_the_bench() {
