@@ -91,15 +91,15 @@ impl Walk<'_, '_> {
     }
 
     fn string(&mut self, text: &str, schema: &Value, path: &str, line: usize) -> Option<Value> {
-        if let Some(allowed) = schema.get("enum").and_then(Value::as_array) {
-            if !allowed.iter().any(|allowed| allowed == text) {
-                let names: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
-                let hint = suggest::nearest(text, names.iter().copied())
-                    .map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
-                let message = format!("found `{text}`, allowed are {}{hint}", suggest::list(names));
-                self.report.fault(line, path, message);
-                return None;
-            }
+        if let Some(allowed) = schema.get("enum").and_then(Value::as_array)
+            && !allowed.iter().any(|allowed| allowed == text)
+        {
+            let names: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
+            let hint = suggest::nearest(text, names.iter().copied())
+                .map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
+            let message = format!("found `{text}`, allowed are {}{hint}", suggest::list(names));
+            self.report.fault(line, path, message);
+            return None;
         }
         Some(text.into())
     }
@@ -121,16 +121,15 @@ impl Walk<'_, '_> {
             Kind::Scalar(Scalar::Float(value)) => value.to_string(),
             _ => String::new(),
         };
-        match crate::quantity::parse(&text) {
-            Ok(_) => Some(node.to_json()),
-            Err(_) => {
-                let message = format!(
-                    "found {}, expected a quantity of 0 or more such as `2`, `500m` or `2Gi`",
-                    found(node)
-                );
-                self.report.fault(line, path, message);
-                None
-            }
+        if crate::quantity::parse(&text).is_ok() {
+            Some(node.to_json())
+        } else {
+            let message = format!(
+                "found {}, expected a quantity of 0 or more such as `2`, `500m` or `2Gi`",
+                found(node)
+            );
+            self.report.fault(line, path, message);
+            None
         }
     }
 
@@ -149,27 +148,24 @@ impl Walk<'_, '_> {
         for name in known::names(&shape) {
             candidates.push(name);
         }
-        let remedy = if let Some(meant) = suggest::nearest(key, candidates) {
-            format!("did you mean `{meant}`?")
-        } else if let Some(place) = elsewhere(key) {
-            format!("did you mean `{place}`?")
-        } else {
-            format!("known here are {}", suggest::list(supported))
+        let remedy = match elsewhere(key).or_else(|| suggest::nearest(key, candidates).map(str::to_owned)) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("known here are {}", suggest::list(supported)),
         };
         self.report.fault(line, field, format!("unknown field; {remedy}"));
     }
 
     fn wrong_type(&mut self, node: &Node, schema: &Value, path: &str, line: usize) {
-        let mut message = format!("found {}, expected {}", found(node), expected(schema));
-        match (&node.kind, schema.get("type").and_then(Value::as_str)) {
-            (Kind::Scalar(Scalar::Int(value)), Some("string")) => message += &format!(": write \"{value}\""),
-            (Kind::Scalar(Scalar::Float(value)), Some("string")) => message += &format!(": write \"{value}\""),
-            (Kind::Scalar(Scalar::Bool(value)), Some("string")) => message += &format!(": write \"{value}\""),
+        let remedy = match (&node.kind, schema.get("type").and_then(Value::as_str)) {
+            (Kind::Scalar(Scalar::Int(value)), Some("string")) => format!(": write \"{value}\""),
+            (Kind::Scalar(Scalar::Float(value)), Some("string")) => format!(": write \"{value}\""),
+            (Kind::Scalar(Scalar::Bool(value)), Some("string")) => format!(": write \"{value}\""),
             (Kind::Scalar(Scalar::Str(text)), Some("integer")) if text.parse::<i64>().is_ok() => {
-                message += &format!(": write {text} without quotes");
+                format!(": write {text} without quotes")
             }
-            _ => {}
-        }
+            _ => String::new(),
+        };
+        let message = format!("found {}, expected {}{remedy}", found(node), expected(schema));
         self.report.fault(line, path, message);
     }
 }

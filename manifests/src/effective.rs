@@ -131,7 +131,7 @@ impl Default for Scaling {
             max_replicas: None,
             target: 100.0,
             target_utilization: 0.7,
-            stable_window: Duration::from_secs(60),
+            stable_window: Duration::from_mins(1),
             panic_window: 0.1,
             panic_threshold: 2.0,
             max_scale_up_rate: 1000.0,
@@ -162,7 +162,7 @@ impl Default for Activation {
         Self {
             max_waiting: 10_000,
             max_waiting_bytes: 64 << 20,
-            wait_timeout: Duration::from_secs(300),
+            wait_timeout: Duration::from_mins(5),
             replay_limit: 4 << 20,
             pure: true,
         }

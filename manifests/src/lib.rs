@@ -7,6 +7,7 @@
 //! It never reads a file, never knows of processes or routes, and never panics, whatever the text.
 
 mod annotations;
+mod builder;
 mod check;
 mod crd;
 mod documents;
@@ -47,7 +48,7 @@ pub struct Parsed {
     pub services: Vec<Service>,
     /// Every fault of every document, in the order of the lines; a document with one has no service.
     pub faults: Vec<Fault>,
-    /// Fields that KServe has and we do not support yet, and values that have no effect here. They hinder nothing.
+    /// Fields that KServe has and we do not support yet, and values that have no effect here, by line too. They hinder nothing.
     pub warnings: Vec<Fault>,
 }
 
@@ -64,6 +65,7 @@ pub fn parse(text: &str, file: &Path) -> Parsed {
         let service = document.root.and_then(|root| read(&root, file, &mut report));
         parsed.services.extend(service);
         report.faults.sort_by_key(|fault| fault.line);
+        report.warnings.sort_by_key(|warning| warning.line);
         parsed.faults.append(&mut report.faults);
         parsed.warnings.append(&mut report.warnings);
     }

@@ -311,13 +311,13 @@ impl Rules<'_, '_> {
         }
         scaling.min_replicas = predictor.min_replicas.map_or(1, |min| min as u32);
         scaling.initial_scale = settings.initial_scale.unwrap_or(scaling.min_replicas);
-        if let (Some(target), Some(annotated)) = (predictor.scale_target, settings.target) {
-            if target as f64 != annotated {
-                self.warning(
-                    &["scaleTarget"],
-                    "goes before the annotation `autoscaling.knative.dev/target`",
-                );
-            }
+        if let (Some(target), Some(annotated)) = (predictor.scale_target, settings.target)
+            && target as f64 != annotated
+        {
+            self.warning(
+                &["scaleTarget"],
+                "goes before the annotation `autoscaling.knative.dev/target`",
+            );
         }
         let hard = positive(predictor.container_concurrency).map(|limit| f64::from(limit.get()));
         let wished = predictor.scale_target.map(|target| target as f64).or(settings.target);

@@ -37,17 +37,17 @@ fn every_fault_is_told_with_line_field_and_remedy() {
         let text = fs::read_to_string(&path).expect("case is readable");
         let name = PathBuf::from(path.file_name().expect("name"));
         let parsed = manifests::parse(&text, &name);
-        let mut told = String::new();
+        let mut told: Vec<String> = Vec::new();
         for fault in &parsed.faults {
-            told += &format!("error: {fault}\n");
+            told.push(format!("error: {fault}\n"));
         }
         for warning in &parsed.warnings {
-            told += &format!("warning: {warning}\n");
+            told.push(format!("warning: {warning}\n"));
         }
         for service in &parsed.services {
-            told += &format!("served: {} from line {}\n", service.key(), service.source.line);
+            told.push(format!("served: {} from line {}\n", service.key(), service.source.line));
         }
-        assert_golden(&path.with_extension("expected"), &told);
+        assert_golden(&path.with_extension("expected"), &told.concat());
     }
     assert!(cases > 10, "{cases} cases found");
 }

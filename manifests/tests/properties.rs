@@ -114,7 +114,7 @@ fn small_texts_that_unfold_into_large_ones_are_refused() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..9 {
         let alias = format!("*a{}", level - 1);
-        bomb += &format!("a{level}: &a{level} [{}]\n", vec![alias; 10].join(", "));
+        bomb = format!("{bomb}a{level}: &a{level} [{}]\n", vec![alias; 10].join(", "));
     }
     let parsed = parse(&bomb, Path::new(FILE));
     assert!(parsed.faults[0].message.contains("50000 values"), "{:?}", parsed.faults);

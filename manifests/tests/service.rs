@@ -32,7 +32,7 @@ fn every_supported_field_arrives() {
     assert_eq!(service.args, ["--max-latency-ms", "5"]);
     assert_eq!(service.env, [("RUST_LOG".to_owned(), "debug".to_owned())].into());
     assert_eq!(service.container_concurrency, NonZeroU32::new(32));
-    assert_eq!(service.timeout, Duration::from_secs(60));
+    assert_eq!(service.timeout, Duration::from_mins(1));
     assert_eq!(
         service.object["spec"]["predictor"]["model"]["storageUri"],
         "models/../iris.onnx"
@@ -49,7 +49,7 @@ fn every_supported_field_arrives() {
             panic_threshold: 1.5,
             max_scale_up_rate: 10.0,
             max_scale_down_rate: 1.5,
-            scale_down_delay: Duration::from_secs(60),
+            scale_down_delay: Duration::from_mins(1),
             scale_to_zero_retention: Duration::from_secs(65),
             activation_scale: 2,
             initial_scale: 1,
@@ -149,7 +149,7 @@ fn a_broken_document_hides_no_other() {
     let names: Vec<&str> = parsed.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["iris", "other"]);
     assert_eq!(parsed.faults.len(), 1);
-    assert_eq!(parsed.services[1].source.line, 12);
+    assert_eq!(parsed.services[1].source.line, 13);
 }
 
 #[test]
