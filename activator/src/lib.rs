@@ -3,15 +3,44 @@
 //! It routes, counts what is in flight, holds requests while nothing can serve them, wakes sleeping backends, spreads
 //! load and drains endpoints. Its core knows routes, backends and endpoints only: no models, processes or pods.
 //! `inference` is the one module that knows the inference protocols' paths.
+//!
+//! [`Activator`] is the control surface; the way of a request begins in `service`. Decisions are in `core`, without IO
+//! and clock; the rest are adapters around them.
 
+mod activator;
+mod admin;
+mod backend;
+mod body;
+mod catalogue;
+mod config;
+mod core;
 pub mod endpoint;
+pub mod error;
+mod event;
+mod headers;
 pub mod id;
+mod inference;
+mod metrics;
+mod phases;
+mod pool;
+mod probe;
+mod random;
+mod replay;
 pub mod route;
+mod server;
+mod service;
 pub mod snapshot;
+mod upgrade;
 pub mod wake;
 
+pub use self::core::table::RouteError;
+pub use activator::{Activator, Sealed};
+pub use config::Config;
 pub use endpoint::{Endpoint, EndpointState, Protocol};
+pub use error::Code;
+pub use event::Event;
 pub use id::{BackendId, EndpointId, ReporterId, RouteId};
+pub use phases::WakePhases;
 pub use route::{Predicate, Purity, Route, RoutePolicy, WeightedBackend};
 pub use snapshot::{BackendCounts, Snapshot};
 pub use wake::{WakeError, WakeReason, Waker};

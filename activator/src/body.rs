@@ -1,0 +1,270 @@
+//! Bodies on their way through: kept whole for a replay, or streamed.
+//!
+//! Kept bodies are reference-counted pieces as they came from the wire; nothing is copied together.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::{pool::Wire, service::InFlight};
+
+/// A body that is at hand as a whole. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    pieces: Pieces,
+    trailers: Option<HeaderMap>,
+}
+
+#[derive(Clone, Debug, Default)]
+enum Pieces {
+    #[default]
+    None,
+    /// The common case: a small body comes in one piece.
+    One(Bytes),
+    Many(Arc<[Bytes]>),
+}
+
+impl Kept {
+    /// Bytes in it.
+    pub(crate) fn len(&self) -> usize {
+        match &self.pieces {
+            Pieces::None => 0,
+            Pieces::One(bytes) => bytes.len(),
+            Pieces::Many(pieces) => pieces.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    fn piece(&self, index: usize) -> Option<&Bytes> {
+        match &self.pieces {
+            Pieces::None => None,
+            Pieces::One(bytes) => (index == 0).then_some(bytes),
+            Pieces::Many(pieces) => pieces.get(index),
+        }
+    }
+}
+
+impl From<Bytes> for Kept {
+    fn from(bytes: Bytes) -> Self {
+        Self {
+            pieces: if bytes.is_empty() {
+                Pieces::None
+            } else {
+                Pieces::One(bytes)
+            },
+            trailers: None,
+        }
+    }
+}
+
+/// Pieces being collected.
+#[derive(Debug, Default)]
+pub(crate) struct Collector {
+    pieces: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+    len: usize,
+}
+
+impl Collector {
+    /// Adds a frame; gives the bytes collected so far.
+    pub(crate) fn push(&mut self, frame: Frame<Bytes>) -> usize {
+        match frame.into_data() {
+            Ok(data) if data.is_empty() => {}
+            Ok(data) => {
+                self.len += data.len();
+                self.pieces.push_back(data);
+            }
+            Err(frame) => self.trailers = frame.into_trailers().ok(),
+        }
+        self.len
+    }
+
+    /// The body is complete.
+    pub(crate) fn finish(mut self) -> Kept {
+        let pieces = match self.pieces.len() {
+            0 => Pieces::None,
+            1 => self.pieces.pop_front().map_or(Pieces::None, Pieces::One),
+            _ => Pieces::Many(Vec::from(self.pieces).into()),
+        };
+        Kept {
+            pieces,
+            trailers: self.trailers,
+        }
+    }
+
+    /// It is not going to be kept: what was read goes first, the rest follows from the wire.
+    pub(crate) fn into_prefix(self) -> VecDeque<Bytes> {
+        self.pieces
+    }
+}
+
+/// Sends a kept body.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    kept: Kept,
+    next: usize,
+    left: usize,
+}
+
+impl From<Kept> for Replay {
+    fn from(kept: Kept) -> Self {
+        Self {
+            left: kept.len(),
+            next: 0,
+            kept,
+        }
+    }
+}
+
+impl Replay {
+    fn next_frame(&mut self) -> Option<Frame<Bytes>> {
+        if let Some(piece) = self.kept.piece(self.next) {
+            self.next += 1;
+            self.left -= piece.len();
+            return Some(Frame::data(piece.clone()));
+        }
+        self.kept.trailers.take().map(Frame::trailers)
+    }
+
+    fn is_end(&self) -> bool {
+        self.left == 0 && self.kept.trailers.is_none()
+    }
+}
+
+/// A request body on its way to an endpoint.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// At hand; another copy may be sent again.
+    Kept(Replay),
+    /// From the client's connection, after what was read of it already.
+    Stream {
+        /// What was read already.
+        prefix: VecDeque<Bytes>,
+        /// What is still on the wire.
+        rest: Incoming,
+    },
+}
+
+impl Outgoing {
+    /// No body.
+    pub(crate) fn empty() -> Self {
+        Self::Kept(Kept::default().into())
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Kept(replay) => Poll::Ready(replay.next_frame().map(Ok)),
+            Self::Stream { prefix, rest } => match prefix.pop_front() {
+                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                None => Pin::new(rest).poll_frame(cx),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Kept(replay) => replay.is_end(),
+            Self::Stream { prefix, rest } => prefix.is_empty() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Kept(replay) => SizeHint::with_exact(replay.left as u64),
+            Self::Stream { prefix, rest } => with_prefix(prefix, rest.size_hint()),
+        }
+    }
+}
+
+/// The size of a body of which `prefix` was read already.
+fn with_prefix(prefix: &VecDeque<Bytes>, rest: SizeHint) -> SizeHint {
+    let read: u64 = prefix.iter().map(|piece| piece.len() as u64).sum();
+    let mut hint = SizeHint::new();
+    if let Some(upper) = rest.upper() {
+        hint.set_upper(upper + read);
+    }
+    hint.set_lower(rest.lower() + read);
+    hint
+}
+
+/// An answer on its way to the client. It carries the request's counts, which end with its last byte or when the client
+/// goes.
+pub(crate) struct ProxyBody {
+    content: Content,
+    in_flight: Option<InFlight>,
+}
+
+/// Where an answer's bytes come from.
+pub(crate) enum Content {
+    /// At hand: our own answers, and unary answers held to their end.
+    Kept(Replay),
+    /// From the endpoint's connection, after what was read of it already.
+    Stream {
+        /// What was read already.
+        prefix: VecDeque<Bytes>,
+        /// What is still on the wire.
+        rest: Box<Wire>,
+    },
+}
+
+impl ProxyBody {
+    /// An answer of our own.
+    pub(crate) fn full(bytes: Bytes) -> Self {
+        Self::new(Content::Kept(Kept::from(bytes).into()))
+    }
+
+    pub(crate) fn new(content: Content) -> Self {
+        Self {
+            content,
+            in_flight: None,
+        }
+    }
+
+    /// The request counts until this body is sent or dropped.
+    pub(crate) fn counting(mut self, in_flight: InFlight) -> Self {
+        self.in_flight = Some(in_flight);
+        self
+    }
+}
+
+impl Body for ProxyBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.get_mut().content {
+            Content::Kept(replay) => Poll::Ready(replay.next_frame().map(Ok)),
+            Content::Stream { prefix, rest } => match prefix.pop_front() {
+                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                None => rest.poll_frame(cx),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Kept(replay) => replay.is_end(),
+            // Not before the wire itself said so: it hands its connection back then.
+            Content::Stream { .. } => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Kept(replay) => SizeHint::with_exact(replay.left as u64),
+            Content::Stream { prefix, rest } => with_prefix(prefix, rest.size_hint()),
+        }
+    }
+}

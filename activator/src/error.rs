@@ -1,0 +1,211 @@
+//! Failures that the activator itself answers with, mapped to HTTP in one place.
+//!
+//! | code | status | when |
+//! |---|---|---|
+//! | `unknown-route` | 404 | no host, path prefix or model name of the request is known |
+//! | `unknown-model` | 404 | the path names a model that no route has |
+//! | `ambiguous-route` | 404 | the model's name exists in several namespaces and nothing else tells them apart |
+//! | `route-disagreement` | 404 | host, path and model name lead to different routes |
+//! | `route-removed` | 404 | the route was removed while the request waited |
+//! | `request-body-failed` | 400 | the request's body broke off or is malformed |
+//! | `request-body-timeout` | 408 | the request's body did not arrive within the waiting limit |
+//! | `waiting-room-full` | 503 | more requests or bytes wait for the backend than the route allows |
+//! | `wait-timeout` | 504 | no endpoint was free within the waiting limit |
+//! | `response-timeout` | 504 | the endpoint did not answer within the response limit |
+//! | `replica-failed` | 502 | the endpoint failed under a request that may not be sent twice |
+//! | `replicas-failed` | 502 | endpoints kept failing under the request, as often as the route allows |
+//! | `shutting-down` | 503 | the request still waited when the drain time of the activator was over |
+//! | `unknown-backend` | 503 | wake: nobody knows the backend |
+//! | `load-failed` | 503 | wake: its replicas die or fail to load |
+//! | `no-capacity` | 503 | wake: the platform has no room |
+//! | `platform-error` | 503 | wake: the platform could not be reached or refused |
+//! | `disabled` | 503 | wake: the backend is stopped |
+//!
+//! Each answer is JSON `{"error": text, "code": code}` with the code in `x-pilotlight-reason` too; 503s carry
+//! `Retry-After`. A replica's own errors pass unchanged.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+use crate::{WakeError, WakeReason, body::ProxyBody};
+
+/// Header that names the reason of an error, of ours and of the runtimes alike.
+pub const REASON: HeaderName = HeaderName::from_static("x-pilotlight-reason");
+/// The one content type of errors, without parameters.
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Stable codes of the activator's own failures; the table is in the module's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// No host, path prefix or model name of the request is known.
+    UnknownRoute,
+    /// The path names a model that no route has.
+    UnknownModel,
+    /// The model's name exists in several namespaces.
+    AmbiguousRoute,
+    /// Host, path and model name lead to different routes.
+    RouteDisagreement,
+    /// The route was removed while the request waited.
+    RouteRemoved,
+    /// The request's body broke off.
+    RequestBodyFailed,
+    /// The request's body did not arrive in time.
+    RequestBodyTimeout,
+    /// Too many requests or bytes wait.
+    WaitingRoomFull,
+    /// Nothing was free in time.
+    WaitTimeout,
+    /// The endpoint did not answer in time.
+    ResponseTimeout,
+    /// The endpoint failed under a request that may not be sent twice.
+    ReplicaFailed,
+    /// Endpoints kept failing under the request.
+    ReplicasFailed,
+    /// The activator ends.
+    ShuttingDown,
+    /// The backend can't be woken.
+    Wake(WakeReason),
+}
+
+impl Code {
+    /// Every code, in the order of the table.
+    pub const ALL: [Self; 18] = [
+        Self::UnknownRoute,
+        Self::UnknownModel,
+        Self::AmbiguousRoute,
+        Self::RouteDisagreement,
+        Self::RouteRemoved,
+        Self::RequestBodyFailed,
+        Self::RequestBodyTimeout,
+        Self::WaitingRoomFull,
+        Self::WaitTimeout,
+        Self::ResponseTimeout,
+        Self::ReplicaFailed,
+        Self::ReplicasFailed,
+        Self::ShuttingDown,
+        Self::Wake(WakeReason::UnknownBackend),
+        Self::Wake(WakeReason::LoadFailed),
+        Self::Wake(WakeReason::NoCapacity),
+        Self::Wake(WakeReason::PlatformError),
+        Self::Wake(WakeReason::Disabled),
+    ];
+
+    /// The stable text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownRoute => "unknown-route",
+            Self::UnknownModel => "unknown-model",
+            Self::AmbiguousRoute => "ambiguous-route",
+            Self::RouteDisagreement => "route-disagreement",
+            Self::RouteRemoved => "route-removed",
+            Self::RequestBodyFailed => "request-body-failed",
+            Self::RequestBodyTimeout => "request-body-timeout",
+            Self::WaitingRoomFull => "waiting-room-full",
+            Self::WaitTimeout => "wait-timeout",
+            Self::ResponseTimeout => "response-timeout",
+            Self::ReplicaFailed => "replica-failed",
+            Self::ReplicasFailed => "replicas-failed",
+            Self::ShuttingDown => "shutting-down",
+            Self::Wake(reason) => reason.code(),
+        }
+    }
+
+    /// The status it is answered with.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::UnknownRoute
+            | Self::UnknownModel
+            | Self::AmbiguousRoute
+            | Self::RouteDisagreement
+            | Self::RouteRemoved => StatusCode::NOT_FOUND,
+            Self::RequestBodyFailed => StatusCode::BAD_REQUEST,
+            Self::RequestBodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::WaitTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ReplicaFailed | Self::ReplicasFailed => StatusCode::BAD_GATEWAY,
+            Self::WaitingRoomFull | Self::ShuttingDown | Self::Wake(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// A failure on its way to the client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    pub(crate) message: Cow<'static, str>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// The answer. `retry_after` in seconds goes with every 503.
+    pub(crate) fn response(&self, retry_after: u32) -> Response<ProxyBody> {
+        let status = self.code.status();
+        let mut response = json(
+            status,
+            &serde_json::json!({"error": self.message, "code": self.code.as_str()}),
+        );
+        let headers = response.headers_mut();
+        headers.insert(REASON, HeaderValue::from_static(self.code.as_str()));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
+        }
+        response
+    }
+}
+
+impl From<&WakeError> for Failure {
+    fn from(error: &WakeError) -> Self {
+        Self::new(Code::Wake(error.reason), error.message.to_string())
+    }
+}
+
+/// A JSON answer of our own.
+pub(crate) fn json(status: StatusCode, value: &serde_json::Value) -> Response<ProxyBody> {
+    let mut response = Response::new(ProxyBody::full(Bytes::from(value.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_lists_every_code_with_its_status() {
+        let rows: Vec<(String, String)> = include_str!("error.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! | `"))
+            .filter_map(|line| {
+                let mut cells = line.split('|').map(str::trim);
+                Some((cells.next()?.trim_end_matches('`').to_owned(), cells.next()?.to_owned()))
+            })
+            .collect();
+        let codes: Vec<(String, String)> = Code::ALL
+            .iter()
+            .map(|code| (code.as_str().to_owned(), code.status().as_u16().to_string()))
+            .collect();
+        assert_eq!(rows, codes);
+    }
+
+    #[test]
+    fn a_503_asks_to_come_back_and_other_statuses_do_not() {
+        for code in Code::ALL {
+            let response = Failure::new(code, "x").response(1);
+            assert_eq!(
+                response.headers().contains_key(header::RETRY_AFTER),
+                response.status() == StatusCode::SERVICE_UNAVAILABLE
+            );
+            assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+            assert_eq!(response.headers()[REASON], code.as_str());
+        }
+    }
+}
