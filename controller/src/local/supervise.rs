@@ -1,0 +1,122 @@
+//! One child from its start to its end.
+
+use std::{path::Path, process::ExitStatus, sync::Arc, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{io::BufReader, process::Child};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Inner,
+    logs::{self, LogRing},
+    process::{self, Listener},
+};
+use crate::platform::{Exit, ExitCause, Replica, Workload};
+
+/// How long a log may stay open after its process ended: somebody else may hold the pipe.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Starts the child, keeps its log, ends it when `end` is cancelled, and reports its end in any case.
+pub(super) async fn supervise(
+    inner: Arc<Inner>,
+    workload: Workload,
+    replica: Replica,
+    listener: Listener,
+    logs: Arc<LogRing>,
+    end: CancellationToken,
+) {
+    let cause = run(&inner, &workload, &replica, listener, &logs, &end).await;
+    let exit = Exit { endpoint: replica.endpoint.id, revision: replica.revision, cause };
+    tracing::debug!(replica = %exit.endpoint, cause = ?exit.cause, "runtime ended");
+    inner.ended(&workload.id, exit);
+}
+
+async fn run(
+    inner: &Arc<Inner>,
+    workload: &Workload,
+    replica: &Replica,
+    listener: Listener,
+    logs: &Arc<LogRing>,
+    end: &CancellationToken,
+) -> ExitCause {
+    let mut child = match start(inner, workload, listener, end).await {
+        Ok(Some(child)) => child,
+        Ok(None) => return ExitCause::Ended,
+        Err(cause) => return cause,
+    };
+    let words = tokio::spawn(last_words(child.stderr.take(), logs.clone(), replica.clone(), inner.config.log_line_bytes));
+    let (status, ended) = tokio::select! {
+        status = child.wait() => (status, false),
+        () = end.cancelled() => (terminate(inner, &mut child).await, true),
+    };
+    let words = tokio::time::timeout(LAST_WORDS, words).await.ok().and_then(Result::ok).flatten();
+    match status {
+        _ if ended => ExitCause::Ended,
+        Ok(status) => ExitCause::Died(describe(status, words.as_deref(), &workload.runtime.path)),
+        Err(error) => ExitCause::Died(format!("its end could not be read: {error}")),
+    }
+}
+
+/// Waits for a turn and spawns off the async threads. `None` where it was told to end before it began.
+async fn start(
+    inner: &Arc<Inner>,
+    workload: &Workload,
+    listener: Listener,
+    end: &CancellationToken,
+) -> Result<Option<Child>, ExitCause> {
+    // The semaphore is never closed.
+    let turn = inner.spawns.acquire().await;
+    if end.is_cancelled() {
+        return Ok(None);
+    }
+    let (held, spec) = (inner.clone(), workload.runtime.clone());
+    let spawned =
+        tokio::task::spawn_blocking(move || process::spawn(&held.config, &spec, listener, &held.lifeline)).await;
+    drop(turn);
+    match spawned {
+        Ok(Ok(child)) => Ok(Some(child)),
+        Ok(Err(error)) => {
+            let (reason, message) = process::refusal("starting a runtime process", &error);
+            Err(ExitCause::Refused { reason, message })
+        }
+        // The runtime is shutting down.
+        Err(_) => Ok(None),
+    }
+}
+
+async fn last_words(
+    pipe: Option<tokio::process::ChildStderr>,
+    logs: Arc<LogRing>,
+    replica: Replica,
+    most_line: usize,
+) -> Option<String> {
+    logs::copy(BufReader::new(pipe?), &logs, &replica.endpoint.id, most_line).await
+}
+
+/// SIGTERM, then after the limit SIGKILL.
+async fn terminate(inner: &Inner, child: &mut Child) -> std::io::Result<ExitStatus> {
+    // The id is there only while the child isn't reaped, and only then does the number still mean this child.
+    if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+        // It may have ended by itself just now; the wait below tells.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    tokio::select! {
+        status = child.wait() => return status,
+        () = tokio::time::sleep(inner.config.term_limit) => {}
+        () = inner.kill.cancelled() => {}
+    }
+    child.start_kill()?;
+    child.wait().await
+}
+
+/// The end in words for clients too: the model's path is cut to its name.
+fn describe(status: ExitStatus, words: Option<&str>, model: &Path) -> String {
+    let name = model.file_name().unwrap_or_default().to_string_lossy();
+    let path = model.to_string_lossy();
+    let words = words.map(|words| words.replace(&*path, &name));
+    match words {
+        Some(words) if status.code().is_some() => words,
+        Some(words) => format!("the runtime ended by {status}; its last line: {words}"),
+        None => format!("the runtime ended by {status}"),
+    }
+}

@@ -1,0 +1,142 @@
+//! From a service as declared to what the platform runs and what the activator routes.
+
+use http::uri::PathAndQuery;
+use pilotlight_activator::{BackendId, Predicate, Purity, Route, RouteId, RoutePolicy, WeightedBackend};
+use pilotlight_manifests::Service;
+use serde_json::json;
+
+use crate::{
+    model::{Model, sha256},
+    platform::{Revision, RuntimeSpec, Workload},
+};
+
+/// Digits of a revision that are shown; 48 bits tell apart more revisions than anyone rolls.
+const REVISION_DIGITS: usize = 12;
+
+/// The backend of a service: its `namespace/name`.
+pub(crate) fn backend(service: &Service) -> BackendId {
+    BackendId::new(service.key())
+}
+
+/// The workload that serves this model under this service.
+pub(crate) fn workload(service: &Service, model: &Model) -> Workload {
+    let capacity = service.container_concurrency.map(std::num::NonZeroU32::get);
+    let batch = service.batching.max_batch_size.get();
+    Workload {
+        id: backend(service),
+        revision: revision(service, &model.digest),
+        runtime: RuntimeSpec {
+            model: service.name.clone(),
+            path: model.path.clone(),
+            args: service.args.clone(),
+            env: service.env.clone(),
+            batching: service.batching.clone(),
+            timeout: service.timeout,
+        },
+        capacity,
+        // One batch runs while the next one fills.
+        initial_capacity: capacity.unwrap_or_else(|| batch.saturating_mul(2)),
+    }
+}
+
+/// The digest of all that takes a new process: the model's content and everything on the runtime's command line. Scaling,
+/// activation and the file's path don't. Concurrency of a replica does, as in Knative, where it belongs to the revision.
+fn revision(service: &Service, digest: &str) -> Revision {
+    let parts = json!([
+        digest,
+        service.name,
+        service.args,
+        service.env,
+        service.container_concurrency.map(std::num::NonZeroU32::get),
+        service.timeout.as_nanos().to_string(),
+        service.batching.max_batch_size.get(),
+        service.batching.max_latency.as_nanos().to_string(),
+        service.batching.queue_size,
+        service.batching.ready_queue_limit,
+    ]);
+    // Reading from memory can't fail, and an empty digest would only cost a roll-over.
+    let whole = sha256(&mut parts.to_string().as_bytes()).unwrap_or_default();
+    Revision::new(&whole[..REVISION_DIGITS.min(whole.len())])
+}
+
+/// Where a replica answers whether its model is ready. `None` for a name that doesn't fit a path, which no manifest allows.
+pub(crate) fn probe(model: &str) -> Option<PathAndQuery> {
+    PathAndQuery::try_from(format!("/v2/models/{model}/ready")).ok()
+}
+
+/// The path under which a service is reached whatever its host.
+pub(crate) fn path_prefix(service: &Service) -> String {
+    format!("/serving/{}/{}", service.namespace, service.name)
+}
+
+/// The route of a service: its hosts, its path and its model's name.
+pub(crate) fn route(service: &Service, domain: &str) -> Route {
+    Route {
+        id: RouteId::new(service.key()),
+        predicate: Predicate {
+            hosts: service.hosts(domain).map(|host| host.to_ascii_lowercase()).to_vec(),
+            path_prefixes: vec![path_prefix(service)],
+            headers: Vec::new(),
+            model_name: Some(service.name.clone()),
+        },
+        backends: vec![WeightedBackend { backend: backend(service), weight: 100 }],
+        policy: RoutePolicy {
+            max_waiting: service.activation.max_waiting,
+            max_waiting_bytes: service.activation.max_waiting_bytes,
+            wait_timeout: service.activation.wait_timeout,
+            purity: if service.activation.pure { Purity::Inference } else { Purity::Opaque },
+            replay_limit: service.activation.replay_limit,
+            ..RoutePolicy::default()
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::testing::service;
+
+    fn model(path: &str, digest: &str) -> Model {
+        Model { path: PathBuf::from(path), digest: digest.to_owned() }
+    }
+
+    #[test]
+    fn what_needs_a_new_process_changes_the_revision_and_nothing_else_does() {
+        let base = service("iris");
+        let revision = |service: &Service| workload(service, &model("a.onnx", "d1")).revision;
+        let first = revision(&base);
+        assert_eq!(first.as_str().len(), REVISION_DIGITS);
+        assert_ne!(first, workload(&base, &model("a.onnx", "d2")).revision);
+        assert_eq!(first, workload(&base, &model("elsewhere/a.onnx", "d1")).revision);
+        let mut scaled = base.clone();
+        scaled.scaling.max_replicas = Some(9);
+        scaled.scaling.target = 3.0;
+        scaled.activation.max_waiting = 3;
+        assert_eq!(first, revision(&scaled));
+        let mut slower = base.clone();
+        slower.timeout *= 2;
+        assert_ne!(first, revision(&slower));
+        let mut with_env = base.clone();
+        with_env.env.insert("A".into(), "b".into());
+        assert_ne!(first, revision(&with_env));
+    }
+
+    #[test]
+    fn a_fresh_replica_may_hold_two_batches_or_its_concurrency() {
+        let mut service = service("iris");
+        assert_eq!(workload(&service, &model("a", "d")).initial_capacity, 64);
+        service.container_concurrency = std::num::NonZeroU32::new(3);
+        let limited = workload(&service, &model("a", "d"));
+        assert_eq!((limited.capacity, limited.initial_capacity), (Some(3), 3));
+    }
+
+    #[test]
+    fn a_service_is_reached_by_host_path_and_name() {
+        let predicate = route(&service("iris"), "example.com").predicate;
+        assert_eq!(predicate.hosts, ["iris.default.example.com", "iris-default.example.com"]);
+        assert_eq!(predicate.path_prefixes, ["/serving/default/iris"]);
+        assert_eq!(predicate.model_name.as_deref(), Some("iris"));
+    }
+}
