@@ -1,0 +1,74 @@
+//! The subcommands, one file each, and what they share: how they run and how they end.
+
+pub(crate) mod apply;
+pub(crate) mod delete;
+pub(crate) mod files;
+pub(crate) mod get;
+pub(crate) mod logs;
+pub(crate) mod predict;
+pub(crate) mod standalone;
+
+use std::{future::Future, process::ExitCode};
+
+use crate::{
+    cli::{Cli, Command},
+    client::Error,
+    output::{self, Palette},
+    up,
+};
+
+/// Runs the subcommand. Nothing is built before it is known which: `runtime` is started for every wake, and its start is part
+/// of the time that a request waits.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Up(args) => up::run(args),
+        Command::Runtime(args) => pilotlight_runtime::main(*args),
+        Command::Apply(args) => client(apply::run(args)),
+        Command::Get(args) => client(get::run(args)),
+        Command::Delete(args) => client(delete::run(args)),
+        Command::Predict(args) => client(predict::run(args)),
+        Command::Logs(args) => client(logs::run(args)),
+        Command::Crds => end(output::print(pilotlight_manifests::crds()).map_err(Failure::from)),
+        Command::Activator(_) => standalone::run("activator"),
+        Command::Controller(_) => standalone::run("controller"),
+    }
+}
+
+/// How a subcommand fails.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// With a message that is still to be shown.
+    #[error(transparent)]
+    Error(#[from] Error),
+    /// With a message of its own.
+    #[error("{0}")]
+    Message(String),
+    /// All has been said.
+    #[error("")]
+    Told,
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// Runs a client on this thread.
+fn client(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    end(runtime
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(command)))
+}
+
+fn end(outcome: Result<(), Failure>) -> ExitCode {
+    let message = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Error(Error::Io(error))) if output::reader_left(&error) => return ExitCode::SUCCESS,
+        Err(Failure::Told) => return ExitCode::FAILURE,
+        Err(failure) => failure.to_string(),
+    };
+    output::complain(format!("{}: {message}", Palette::stderr().bad("error")));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,47 @@
+//! `pilotlight up DIR`: activator, controller and local platform in one process.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use crate::output;
+
+/// Arguments of `up`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory of manifests: its *.yaml, *.yml and *.json files are served, and watched for changes.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Address for requests.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "PILOTLIGHT_HTTP_ADDRESS",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub(crate) http_address: SocketAddr,
+    /// Address of the admin API, probes and metrics.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "PILOTLIGHT_ADMIN_ADDRESS",
+        default_value = "127.0.0.1:9090"
+    )]
+    pub(crate) admin_address: SocketAddr,
+    /// Domain of the services' hosts: NAME.NAMESPACE.DOMAIN and NAME-NAMESPACE.DOMAIN.
+    #[arg(long, env = "PILOTLIGHT_DOMAIN", default_value = "example.com")]
+    pub(crate) domain: String,
+    /// Where applied objects are kept. Default: `.pilotlight` in DIR.
+    #[arg(long, value_name = "DIR", env = "PILOTLIGHT_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Replicas of all services at once, ending ones included.
+    #[arg(long, value_name = "N", env = "PILOTLIGHT_MAX_PROCESSES", default_value_t = 256)]
+    pub(crate) max_processes: usize,
+    /// What is logged to standard error: a level, or directives such as `info,pilotlight_activator=debug`.
+    #[arg(long, value_name = "FILTER", env = "PILOTLIGHT_LOG", default_value = "info")]
+    pub(crate) log_level: String,
+}
+
+/// Serves until it is told to end.
+pub(crate) fn run(args: Args) -> ExitCode {
+    output::complain(format!("error: `up` is not wired yet: {args:?}"));
+    ExitCode::FAILURE
+}
