@@ -4,9 +4,30 @@
 //! folding, liveness); `exec` runs the steps on a Burn backend, one operator family per file under `ops`.
 
 pub mod error;
+pub mod onnx;
 pub mod tensor;
 
+mod backend;
+mod decode;
+mod device;
+mod exec;
+mod fault;
+mod graph;
+mod host;
+mod kernel;
+mod load;
+mod ops;
+mod plan;
+mod registry;
+mod shape;
+mod spec;
+#[cfg(test)]
+mod testing;
+mod value;
+mod window;
+
 pub use error::{LoadError, RunError};
+pub use load::{Device, LoadOptions, load, load_bytes, read_tensor};
 pub use tensor::{Data, DataType, Tensor};
 
 /// A model loaded on a device, ready to run. Shared by threads; runs may overlap.

@@ -1,0 +1,3 @@
+//! Where the executor meets concrete backends. Another backend's crate instantiates it the same way.
+
+pub(crate) mod flex;

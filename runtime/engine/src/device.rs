@@ -1,0 +1,733 @@
+//! The instructions that a backend executes, and their execution: generic over any Burn backend, free of ranks.
+//!
+//! Backends panic on arguments that do not fit, so everything is checked here first. Where an instruction can't be done
+//! on the device (`accepts` is false), the executor takes the host kernel beside it.
+
+use burn_backend::ops::{ConvOptions, ConvTransposeOptions};
+use burn_backend::tensor::{Device, FloatTensor};
+use burn_backend::{Backend, FloatDType, Scalar, Shape, Slice, TensorMetadata};
+
+use crate::fault::{Fault, OpResult, bail, ensure};
+use crate::kernel::{View, i64s, is_float};
+use crate::value::{Value, indices, mask_type};
+use crate::window::{Axis, Window};
+use crate::{DataType, shape};
+
+/// Element-wise functions of one tensor that backends have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Unary {
+    Abs,
+    Neg,
+    Exp,
+    Log,
+    Sqrt,
+    Reciprocal,
+    Floor,
+    Ceil,
+    Sin,
+    Cos,
+    Tanh,
+    Sigmoid,
+    Erf,
+    Relu,
+    LeakyRelu(f32),
+    Gelu,
+    HardSigmoid(f32, f32),
+}
+
+/// Arithmetic of two tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arith {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Pow,
+}
+
+/// Order of two tensors' elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compare {
+    Equal,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+}
+
+/// What a reduction leaves of an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reduce {
+    Sum,
+    Mean,
+    Max,
+    Min,
+    SumSquare,
+    L1,
+    L2,
+}
+
+/// One instruction. Operands are named in the order in which they come.
+#[derive(Clone, Debug)]
+pub(crate) enum DeviceOp {
+    /// x
+    Unary(Unary),
+    /// Left-fold over all operands.
+    Arith(Arith),
+    /// a, b
+    Compare(Compare),
+    /// condition, x, y
+    Where,
+    /// x, min?, max?; the attribute bounds of old opsets stand in for missing operands
+    Clip { min: Option<f64>, max: Option<f64> },
+    /// a, b
+    MatMul,
+    /// a, b, c?
+    Gemm { alpha: f32, beta: f32, trans_a: bool, trans_b: bool },
+    /// x, w, b?
+    Conv { window: Window, group: usize },
+    /// x, w, b?
+    ConvTranspose(ConvTranspose),
+    /// x
+    MaxPool { window: Window, kernel: Vec<usize> },
+    /// x
+    AveragePool { window: Window, kernel: Vec<usize>, count_pad: bool },
+    /// x; over all spatial dimensions
+    GlobalPool(Reduce),
+    /// x, scale, bias, mean, variance
+    BatchNorm { epsilon: f64 },
+    /// x, scale, bias?
+    LayerNorm { axis: i64, epsilon: f64 },
+    /// x; `flat` takes all dimensions from `axis` on together, as opsets before 13 did
+    Softmax { axis: i64, log: bool, flat: bool },
+    /// x, axes?; no axes means all of them, or none with `noop`
+    Reduce { kind: Reduce, axes: Option<Vec<i64>>, keep: bool, noop: bool },
+    /// any number
+    Concat { axis: i64 },
+    /// x, indices
+    Gather { axis: i64 },
+    /// x
+    Cast(DataType),
+}
+
+/// A transposed convolution's attributes; empty lists stand for defaults.
+#[derive(Clone, Debug)]
+pub(crate) struct ConvTranspose {
+    pub(crate) window: Window,
+    pub(crate) output_padding: Vec<usize>,
+    pub(crate) output_shape: Vec<usize>,
+    pub(crate) group: usize,
+}
+
+/// What `accepts` knows of an operand.
+#[derive(Clone, Debug)]
+pub(crate) struct Operand {
+    pub(crate) datatype: DataType,
+    pub(crate) shape: Vec<usize>,
+}
+
+impl DeviceOp {
+    /// Whether the device can execute this on operands like these.
+    pub(crate) fn accepts(&self, operands: &[Option<Operand>]) -> bool {
+        let given = || operands.iter().flatten();
+        // Reductions and moves of nothing are corner cases that backends differ in.
+        if given().any(|o| o.shape.contains(&0)) {
+            return false;
+        }
+        let first = given().next();
+        let same_floats = || first.is_some_and(|f| is_float(f.datatype) && given().all(|o| o.datatype == f.datatype));
+        let first_float = || first.is_some_and(|f| is_float(f.datatype));
+        match self {
+            Self::Where => match operands {
+                [Some(_), Some(x), Some(y)] => is_float(x.datatype) && x.datatype == y.datatype,
+                _ => false,
+            },
+            Self::Gather { .. } | Self::Reduce { .. } | Self::Clip { .. } => first_float(),
+            Self::Cast(to) => first_float() && is_float(*to),
+            Self::MaxPool { window, kernel } => same_floats() && pool_fits(window, kernel, first),
+            Self::AveragePool { window, kernel, .. } => {
+                same_floats() && window.dilations.iter().all(|&d| d == 1) && pool_fits(window, kernel, first)
+            }
+            Self::LayerNorm { axis, .. } => same_floats() && layer_norm_fits(*axis, operands),
+            _ => same_floats(),
+        }
+    }
+}
+
+/// Pools of two dimensions with even padding of less than half the kernel, whole windows only.
+fn pool_fits(window: &Window, kernel: &[usize], x: Option<&Operand>) -> bool {
+    let Some(x) = x.filter(|x| x.shape.len() == 4 && kernel.len() == 2) else { return false };
+    let Ok(axes) = window.resolve(&x.shape[2..], kernel) else { return false };
+    axes.iter().all(|a| a.begin == a.end && 2 * a.begin <= a.kernel && a.output == whole_windows(a))
+}
+
+fn whole_windows(a: &Axis) -> usize {
+    (a.input + a.begin + a.end - (a.kernel - 1) * a.dilation - 1) / a.stride + 1
+}
+
+fn layer_norm_fits(axis: i64, operands: &[Option<Operand>]) -> bool {
+    let [Some(x), Some(scale), rest @ ..] = operands else { return false };
+    let Ok(axis) = shape::axis(axis, x.shape.len()) else { return false };
+    let norm = &x.shape[axis..];
+    scale.shape == norm && rest.iter().flatten().all(|b| b.shape == norm)
+}
+
+/// Executes an instruction that `accepts` these operands.
+pub(crate) fn run<B: Backend>(
+    op: &DeviceOp,
+    operands: Vec<Option<Value<B>>>,
+    device: &Device<B>,
+) -> OpResult<Value<B>> {
+    let mut rest = operands.into_iter();
+    let mut next = || rest.next().flatten();
+    let mut float = || -> OpResult<FloatTensor<B>> {
+        next().ok_or_else(|| Fault("a required input is missing".into()))?.into_float(device)
+    };
+    Ok(Value::Float(match op {
+        DeviceOp::Unary(f) => unary::<B>(*f, float()?),
+        DeviceOp::Arith(f) => {
+            let first = float()?;
+            rest.flatten().try_fold(first, |a, b| {
+                let (a, b) = align::<B>(a, b.into_float(device)?)?;
+                OpResult::Ok(arith::<B>(*f, a, b))
+            })?
+        }
+        DeviceOp::Compare(f) => {
+            let (a, b) = (float()?, float()?);
+            let (a, b) = align::<B>(a, b)?;
+            return Ok(Value::Bool(compare::<B>(*f, a, b)));
+        }
+        DeviceOp::Where => {
+            let mut next = || rest.next().flatten().ok_or_else(|| Fault("a required input is missing".into()));
+            select(next()?, next()?, next()?, device)?
+        }
+        DeviceOp::Clip { min, max } => {
+            let x = float()?;
+            let mut bound = |attr: &Option<f64>| match next() {
+                Some(v) => crate::kernel::Inputs(&[Some(v.into_host()?)]).opt_f64(0),
+                None => Ok(*attr),
+            };
+            clip::<B>(x, bound(min)?, bound(max)?)
+        }
+        DeviceOp::MatMul => matmul::<B>(float()?, float()?)?,
+        DeviceOp::Gemm { alpha, beta, trans_a, trans_b } => {
+            let (a, b) = (float()?, float()?);
+            let c = next().map(|c| c.into_float(device)).transpose()?;
+            gemm::<B>(a, b, c, (*alpha, *beta), (*trans_a, *trans_b))?
+        }
+        DeviceOp::Conv { window, group } => {
+            let (x, w) = (float()?, float()?);
+            let b = next().map(|b| b.into_float(device)).transpose()?;
+            conv::<B>(x, w, b, window, *group, device)?
+        }
+        DeviceOp::ConvTranspose(attrs) => {
+            let (x, w) = (float()?, float()?);
+            let b = next().map(|b| b.into_float(device)).transpose()?;
+            conv_transpose::<B>(x, w, b, attrs)?
+        }
+        DeviceOp::MaxPool { window, kernel } => pool::<B>(float()?, window, kernel, None)?,
+        DeviceOp::AveragePool { window, kernel, count_pad } => pool::<B>(float()?, window, kernel, Some(*count_pad))?,
+        DeviceOp::GlobalPool(kind) => {
+            let x = float()?;
+            let dims = x.shape().to_vec();
+            ensure!(dims.len() >= 2, "input of rank {} instead of at least 2", dims.len());
+            let flat = reshape::<B>(x, vec![dims[0], dims[1], dims[2..].iter().product()]);
+            let mut out = dims[..2].to_vec();
+            out.resize(dims.len(), 1);
+            reshape::<B>(reduce::<B>(flat, *kind, Some(vec![2]), true, false)?, out)
+        }
+        DeviceOp::BatchNorm { epsilon } => {
+            let x = float()?;
+            batch_norm::<B>(x, [float()?, float()?, float()?, float()?], *epsilon)?
+        }
+        DeviceOp::LayerNorm { axis, epsilon } => {
+            let (x, scale) = (float()?, float()?);
+            let bias = next().map(|b| b.into_float(device)).transpose()?;
+            layer_norm::<B>(x, scale, bias, *axis, *epsilon)?
+        }
+        DeviceOp::Softmax { axis, log, flat } => softmax::<B>(float()?, *axis, *log, *flat)?,
+        DeviceOp::Reduce { kind, axes, keep, noop } => {
+            let x = float()?;
+            let given = match next() {
+                Some(v) => Some(i64s(&*v.into_host()?)?),
+                None => axes.clone(),
+            };
+            reduce::<B>(x, *kind, given, *keep, *noop)?
+        }
+        DeviceOp::Concat { axis } => {
+            let parts = rest.flatten().map(|v| v.into_float(device)).collect::<OpResult<Vec<_>>>()?;
+            let shapes: Vec<_> = parts.iter().map(|p| p.shape().to_vec()).collect();
+            let axis = concat_axis(&shapes, *axis)?;
+            B::float_cat(parts, axis)
+        }
+        DeviceOp::Gather { axis } => {
+            let x = float()?;
+            let index = next().ok_or_else(|| Fault("input 1 is missing".into()))?.into_host()?;
+            gather::<B>(x, &i64s(&index)?, index.shape(), *axis, device)?
+        }
+        DeviceOp::Cast(to) => B::float_cast(float()?, float_type(*to)?),
+    }))
+}
+
+fn float_type(t: DataType) -> OpResult<FloatDType> {
+    Ok(match t {
+        DataType::F32 => FloatDType::F32,
+        DataType::F64 => FloatDType::F64,
+        DataType::F16 => FloatDType::F16,
+        DataType::BF16 => FloatDType::BF16,
+        other => bail!("{other} is no float type"),
+    })
+}
+
+fn scalar(v: impl Into<f64>) -> Scalar {
+    Scalar::Float(v.into())
+}
+
+fn reshape<B: Backend>(t: FloatTensor<B>, to: Vec<usize>) -> FloatTensor<B> {
+    if t.shape().to_vec() == to { t } else { B::float_reshape(t, Shape::from(to)) }
+}
+
+/// Primitives stretch dimensions of 1 but want equal ranks.
+fn align<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> OpResult<(FloatTensor<B>, FloatTensor<B>)> {
+    let (sa, sb) = (a.shape().to_vec(), b.shape().to_vec());
+    if sa == sb {
+        return Ok((a, b));
+    }
+    shape::broadcast(&sa, &sb)?;
+    let rank = sa.len().max(sb.len());
+    Ok((reshape::<B>(a, shape::lead_ones(&sa, rank)), reshape::<B>(b, shape::lead_ones(&sb, rank))))
+}
+
+fn unary<B: Backend>(f: Unary, x: FloatTensor<B>) -> FloatTensor<B> {
+    match f {
+        Unary::Abs => B::float_abs(x),
+        Unary::Neg => B::float_neg(x),
+        Unary::Exp => B::float_exp(x),
+        Unary::Log => B::float_log(x),
+        Unary::Sqrt => B::float_sqrt(x),
+        Unary::Reciprocal => B::float_recip(x),
+        Unary::Floor => B::float_floor(x),
+        Unary::Ceil => B::float_ceil(x),
+        Unary::Sin => B::float_sin(x),
+        Unary::Cos => B::float_cos(x),
+        Unary::Tanh => B::float_tanh(x),
+        Unary::Sigmoid => B::sigmoid(x),
+        Unary::Erf => B::float_erf(x),
+        Unary::Relu => B::relu(x),
+        Unary::LeakyRelu(alpha) => B::leaky_relu(x, scalar(alpha)),
+        Unary::Gelu => B::gelu(x),
+        Unary::HardSigmoid(alpha, beta) => B::hard_sigmoid(x, scalar(alpha), scalar(beta)),
+    }
+}
+
+fn arith<B: Backend>(f: Arith, a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
+    match f {
+        Arith::Add => B::float_add(a, b),
+        Arith::Sub => B::float_sub(a, b),
+        Arith::Mul => B::float_mul(a, b),
+        Arith::Div => B::float_div(a, b),
+        Arith::Pow => B::float_powf(a, b),
+    }
+}
+
+fn compare<B: Backend>(
+    f: Compare,
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+) -> burn_backend::tensor::BoolTensor<B> {
+    let mask = mask_type::<B>();
+    match f {
+        Compare::Equal => B::float_equal(a, b, mask),
+        Compare::Greater => B::float_greater(a, b, mask),
+        Compare::GreaterOrEqual => B::float_greater_equal(a, b, mask),
+        Compare::Less => B::float_lower(a, b, mask),
+        Compare::LessOrEqual => B::float_lower_equal(a, b, mask),
+    }
+}
+
+fn select<B: Backend>(
+    condition: Value<B>,
+    x: Value<B>,
+    y: Value<B>,
+    device: &Device<B>,
+) -> OpResult<FloatTensor<B>> {
+    let out = shape::broadcast(&shape::broadcast(&condition.shape(), &x.shape())?, &y.shape())?;
+    let to = View::Expand(out);
+    let mask = Value::<B>::Bool(condition.into_bool(device)?).apply(&to)?.into_bool(device)?;
+    let x = Value::<B>::Float(x.into_float(device)?).apply(&to)?.into_float(device)?;
+    let y = Value::<B>::Float(y.into_float(device)?).apply(&to)?.into_float(device)?;
+    Ok(B::float_mask_where(y, mask, x))
+}
+
+fn clip<B: Backend>(x: FloatTensor<B>, min: Option<f64>, max: Option<f64>) -> FloatTensor<B> {
+    // ONNX: where min is above max, everything becomes max.
+    let x = match min {
+        Some(min) => B::float_clamp_min(x, scalar(min)),
+        None => x,
+    };
+    match max {
+        Some(max) => B::float_clamp_max(x, scalar(max)),
+        None => x,
+    }
+}
+
+fn matmul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> OpResult<FloatTensor<B>> {
+    let (sa, sb) = (a.shape().to_vec(), b.shape().to_vec());
+    ensure!(!sa.is_empty() && !sb.is_empty(), "MatMul of a scalar");
+    // A vector becomes a row on the left, a column on the right, and that dimension is dropped afterwards.
+    let ma = if sa.len() == 1 { vec![1, sa[0]] } else { sa.clone() };
+    let mb = if sb.len() == 1 { vec![sb[0], 1] } else { sb.clone() };
+    ensure!(ma[ma.len() - 1] == mb[mb.len() - 2], "shapes {sa:?} and {sb:?} can't be multiplied");
+    let mut out = shape::broadcast(&ma[..ma.len() - 2], &mb[..mb.len() - 2])?;
+    let rank = ma.len().max(mb.len());
+    // One matrix on the right for a whole batch on the left is a single larger product.
+    let (rows, columns) = (ma[ma.len() - 2], mb[mb.len() - 1]);
+    let product = if mb.len() == 2 && ma.len() > 2 {
+        let flat = ma[..ma.len() - 1].iter().product();
+        B::float_matmul(reshape::<B>(a, vec![flat, ma[ma.len() - 1]]), reshape::<B>(b, mb))
+    } else {
+        B::float_matmul(reshape::<B>(a, shape::lead_ones(&ma, rank)), reshape::<B>(b, shape::lead_ones(&mb, rank)))
+    };
+    if sa.len() > 1 {
+        out.push(rows);
+    }
+    if sb.len() > 1 {
+        out.push(columns);
+    }
+    Ok(reshape::<B>(product, out))
+}
+
+fn gemm<B: Backend>(
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+    c: Option<FloatTensor<B>>,
+    (alpha, beta): (f32, f32),
+    (trans_a, trans_b): (bool, bool),
+) -> OpResult<FloatTensor<B>> {
+    ensure!(a.rank() == 2 && b.rank() == 2, "Gemm of ranks {} and {} instead of 2", a.rank(), b.rank());
+    let a = if trans_a { B::float_swap_dims(a, 0, 1) } else { a };
+    let b = if trans_b { B::float_swap_dims(b, 0, 1) } else { b };
+    let mut out = matmul::<B>(a, b)?;
+    if alpha != 1.0 {
+        out = B::float_mul_scalar(out, scalar(alpha));
+    }
+    let Some(c) = c else { return Ok(out) };
+    let c = if beta == 1.0 { c } else { B::float_mul_scalar(c, scalar(beta)) };
+    let dims = out.shape().to_vec();
+    ensure!(shape::broadcast(&dims, &c.shape())? == dims, "C does not broadcast to {dims:?}");
+    let (out, c) = align::<B>(out, c)?;
+    Ok(B::float_add(out, c))
+}
+
+/// Pads spatial dimensions where the two sides differ; returns what is left to the primitive.
+fn even_pads<B: Backend>(x: FloatTensor<B>, axes: &[Axis], device: &Device<B>) -> OpResult<(FloatTensor<B>, Vec<usize>)> {
+    if axes.iter().all(|a| a.begin == a.end) {
+        return Ok((x, axes.iter().map(|a| a.begin).collect()));
+    }
+    let dims = x.shape().to_vec();
+    let mut padded = dims.clone();
+    let mut slices: Vec<Slice> = dims.iter().map(|&d| Slice::new(0, Some(d as isize), 1)).collect();
+    for (d, a) in axes.iter().enumerate() {
+        padded[2 + d] += a.begin + a.end;
+        slices[2 + d] = Slice::new(a.begin as isize, Some((a.begin + a.input) as isize), 1);
+    }
+    shape::elements(&padded)?;
+    let dtype = FloatDType::from(x.dtype());
+    let base = B::float_zeros(Shape::from(padded), device, dtype);
+    Ok((B::float_slice_assign(base, &slices, x), vec![0; axes.len()]))
+}
+
+fn check_bias<B: Backend>(bias: Option<&FloatTensor<B>>, channels: usize) -> OpResult<()> {
+    let dims = bias.map(|b| b.shape().to_vec());
+    ensure!(dims.as_ref().is_none_or(|d| *d == [channels]), "bias has shape {dims:?} instead of [{channels}]");
+    Ok(())
+}
+
+fn array<const N: usize>(list: impl Iterator<Item = usize>) -> OpResult<[usize; N]> {
+    let list: Vec<usize> = list.collect();
+    <[usize; N]>::try_from(list).map_err(|l| Fault(format!("{} values instead of {N}", l.len())))
+}
+
+fn conv<B: Backend>(
+    x: FloatTensor<B>,
+    w: FloatTensor<B>,
+    b: Option<FloatTensor<B>>,
+    window: &Window,
+    group: usize,
+    device: &Device<B>,
+) -> OpResult<FloatTensor<B>> {
+    let (xs, ws) = (x.shape().to_vec(), w.shape().to_vec());
+    ensure!(xs.len() >= 3 && xs.len() == ws.len(), "input of shape {xs:?} with weights of shape {ws:?}");
+    ensure!(
+        ws[1].checked_mul(group) == Some(xs[1]) && ws[0].is_multiple_of(group),
+        "{} input channels with weights of shape {ws:?} in {group} groups",
+        xs[1]
+    );
+    check_bias::<B>(b.as_ref(), ws[0])?;
+    let axes = window.resolve(&xs[2..], &ws[2..])?;
+    let mut out = vec![xs[0], ws[0]];
+    out.extend(axes.iter().map(|a| a.output));
+    shape::elements(&out)?;
+    let (x, pads) = even_pads::<B>(x, &axes, device)?;
+    macro_rules! conv {
+        ($f:ident, $n:literal) => {{
+            let strides = array::<$n>(axes.iter().map(|a| a.stride))?;
+            let dilations = array::<$n>(axes.iter().map(|a| a.dilation))?;
+            let pads = array::<$n>(pads.into_iter())?;
+            B::$f(x, w, b, ConvOptions::new(strides, pads, dilations, group))
+        }};
+    }
+    Ok(match axes.len() {
+        1 => conv!(conv1d, 1),
+        2 => conv!(conv2d, 2),
+        3 => conv!(conv3d, 3),
+        n => bail!("convolutions of {n} spatial dimensions are not supported"),
+    })
+}
+
+fn conv_transpose<B: Backend>(
+    x: FloatTensor<B>,
+    w: FloatTensor<B>,
+    b: Option<FloatTensor<B>>,
+    attrs: &ConvTranspose,
+) -> OpResult<FloatTensor<B>> {
+    let (xs, ws) = (x.shape().to_vec(), w.shape().to_vec());
+    ensure!(xs.len() >= 3 && xs.len() == ws.len(), "input of shape {xs:?} with weights of shape {ws:?}");
+    let group = attrs.group;
+    ensure!(xs[1] == ws[0] && xs[1].is_multiple_of(group), "{} input channels with weights of shape {ws:?}", xs[1]);
+    check_bias::<B>(b.as_ref(), ws[1] * group)?;
+    let n = xs.len() - 2;
+    let plan = attrs.resolve(&xs[2..], &ws[2..])?;
+    macro_rules! conv {
+        ($f:ident, $n:literal) => {{
+            let strides = array::<$n>(plan.iter().map(|a| a.stride))?;
+            let dilations = array::<$n>(plan.iter().map(|a| a.dilation))?;
+            let extra = array::<$n>(plan.iter().map(|a| a.extra))?;
+            B::$f(x, w, b, ConvTransposeOptions::new(strides, [0; $n], extra, dilations, group))
+        }};
+    }
+    let out = match n {
+        1 => conv!(conv_transpose1d, 1),
+        2 => conv!(conv_transpose2d, 2),
+        3 => conv!(conv_transpose3d, 3),
+        n => bail!("transposed convolutions of {n} spatial dimensions are not supported"),
+    };
+    let full = out.shape().to_vec();
+    let mut slices: Vec<Slice> = full.iter().map(|&d| Slice::new(0, Some(d as isize), 1)).collect();
+    for (d, a) in plan.iter().enumerate() {
+        slices[2 + d] = Slice::new(a.begin as isize, Some((a.begin + a.output) as isize), 1);
+    }
+    Ok(if plan.iter().all(|a| a.begin == 0) && plan.iter().zip(&full[2..]).all(|(a, &f)| a.output == f) {
+        out
+    } else {
+        B::float_slice(out, &slices)
+    })
+}
+
+/// One spatial dimension of a transposed convolution: the full result is cut to `output` elements from `begin` on.
+struct TransposeAxis {
+    stride: usize,
+    dilation: usize,
+    extra: usize,
+    begin: usize,
+    output: usize,
+}
+
+impl ConvTranspose {
+    fn resolve(&self, input: &[usize], kernel: &[usize]) -> OpResult<Vec<TransposeAxis>> {
+        use crate::window::Padding;
+        let n = input.len();
+        let fits = |list: &[usize], want: usize| list.is_empty() || list.len() == want;
+        ensure!(
+            fits(&self.window.strides, n)
+                && fits(&self.window.dilations, n)
+                && fits(&self.output_padding, n)
+                && (fits(&self.output_shape, n) || self.output_shape.len() == n + 2),
+            "attributes do not fit {n} spatial dimensions"
+        );
+        let wanted = self.output_shape.get(self.output_shape.len().saturating_sub(n)..).unwrap_or_default();
+        let mut sizes = Vec::with_capacity(n);
+        let plan = (0..n)
+            .map(|d| {
+                let stride = self.window.strides.get(d).copied().unwrap_or(1);
+                let dilation = self.window.dilations.get(d).copied().unwrap_or(1);
+                let extra = self.output_padding.get(d).copied().unwrap_or(0);
+                ensure!(input[d] > 0 && kernel[d] > 0, "an empty dimension");
+                let full = (input[d] - 1)
+                    .checked_mul(stride)
+                    .and_then(|v| v.checked_add((kernel[d] - 1).checked_mul(dilation)?))
+                    .and_then(|v| v.checked_add(1 + extra));
+                let Some(full) = full else { bail!("the result is too large") };
+                let (begin, end) = match (&self.window.padding, wanted.get(d)) {
+                    (padding, Some(&want)) => {
+                        ensure!(want <= full, "output_shape {want} where at most {full} is possible");
+                        let total = full - want;
+                        if *padding == Padding::SameUpper { (total / 2, total - total / 2) } else { (total - total / 2, total / 2) }
+                    }
+                    (Padding::Explicit(p), None) => {
+                        ensure!(fits(p, 2 * n), "pads {p:?} do not fit {n} spatial dimensions");
+                        (p.get(d).copied().unwrap_or(0), p.get(d + n).copied().unwrap_or(0))
+                    }
+                    (same, None) => {
+                        let total = full.saturating_sub(input[d] * stride);
+                        if *same == Padding::SameUpper { (total / 2, total - total / 2) } else { (total - total / 2, total / 2) }
+                    }
+                };
+                ensure!(begin + end < full, "pads {begin} and {end} leave nothing of {full}");
+                sizes.push(full);
+                Ok(TransposeAxis { stride, dilation, extra, begin, output: full - begin - end })
+            })
+            .collect::<OpResult<Vec<_>>>()?;
+        shape::elements(&sizes)?;
+        Ok(plan)
+    }
+}
+
+/// A maximum where `count_pad` is `None`, else an average.
+fn pool<B: Backend>(
+    x: FloatTensor<B>,
+    window: &Window,
+    kernel: &[usize],
+    count_pad: Option<bool>,
+) -> OpResult<FloatTensor<B>> {
+    let axes = window.resolve(&x.shape().to_vec()[2..], kernel)?;
+    let kernel = array::<2>(axes.iter().map(|a| a.kernel))?;
+    let strides = array::<2>(axes.iter().map(|a| a.stride))?;
+    let pads = array::<2>(axes.iter().map(|a| a.begin))?;
+    let dilations = array::<2>(axes.iter().map(|a| a.dilation))?;
+    Ok(match count_pad {
+        None => B::max_pool2d(x, kernel, strides, pads, dilations, false),
+        Some(count_pad) => B::avg_pool2d(x, kernel, strides, pads, count_pad, false),
+    })
+}
+
+fn batch_norm<B: Backend>(
+    x: FloatTensor<B>,
+    [scale, bias, mean, variance]: [FloatTensor<B>; 4],
+    epsilon: f64,
+) -> OpResult<FloatTensor<B>> {
+    let dims = x.shape().to_vec();
+    ensure!(dims.len() >= 2, "input of rank {} instead of at least 2", dims.len());
+    for p in [&scale, &bias, &mean, &variance] {
+        ensure!(p.shape().to_vec() == [dims[1]], "parameters of shape {:?} for {} channels", p.shape(), dims[1]);
+    }
+    let mut channel = vec![1; dims.len()];
+    channel[1] = dims[1];
+    let inverse = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, scalar(epsilon))));
+    let factor = B::float_mul(scale, inverse);
+    let offset = B::float_sub(bias, B::float_mul(mean, factor.clone()));
+    let scaled = B::float_mul(x, reshape::<B>(factor, channel.clone()));
+    Ok(B::float_add(scaled, reshape::<B>(offset, channel)))
+}
+
+fn layer_norm<B: Backend>(
+    x: FloatTensor<B>,
+    scale: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+    axis: i64,
+    epsilon: f64,
+) -> OpResult<FloatTensor<B>> {
+    let dims = x.shape().to_vec();
+    let axis = shape::axis(axis, dims.len())?;
+    let (outer, inner): (usize, usize) = (dims[..axis].iter().product(), dims[axis..].iter().product());
+    let x = reshape::<B>(x, vec![outer, inner]);
+    let mean = B::float_mean_dim(x.clone(), 1);
+    let centred = B::float_sub(x, mean);
+    let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
+    let inverse = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, scalar(epsilon))));
+    let mut out = B::float_mul(B::float_mul(centred, inverse), reshape::<B>(scale, vec![1, inner]));
+    if let Some(bias) = bias {
+        out = B::float_add(out, reshape::<B>(bias, vec![1, inner]));
+    }
+    Ok(reshape::<B>(out, dims))
+}
+
+fn softmax<B: Backend>(x: FloatTensor<B>, axis: i64, log: bool, flat: bool) -> OpResult<FloatTensor<B>> {
+    let dims = x.shape().to_vec();
+    if dims.is_empty() {
+        bail!("softmax of a scalar");
+    }
+    let f = |x, axis| if log { B::log_softmax(x, axis) } else { B::softmax(x, axis) };
+    let axis = if flat && axis == dims.len() as i64 { dims.len() } else { shape::axis(axis, dims.len())? };
+    if flat {
+        let (outer, inner) = (dims[..axis].iter().product(), dims[axis..].iter().product());
+        return Ok(reshape::<B>(f(reshape::<B>(x, vec![outer, inner]), 1), dims));
+    }
+    Ok(f(x, axis))
+}
+
+fn reduce<B: Backend>(
+    x: FloatTensor<B>,
+    kind: Reduce,
+    axes: Option<Vec<i64>>,
+    keep: bool,
+    noop: bool,
+) -> OpResult<FloatTensor<B>> {
+    let mut dims = x.shape().to_vec();
+    let axes = match axes.filter(|a| !a.is_empty()) {
+        Some(axes) => shape::axes(&axes, dims.len())?,
+        None if noop => Vec::new(),
+        None => (0..dims.len()).collect(),
+    };
+    let x = match kind {
+        Reduce::SumSquare | Reduce::L2 => B::float_mul(x.clone(), x),
+        Reduce::L1 => B::float_abs(x),
+        _ => x,
+    };
+    let mut out = axes.iter().fold(x, |x, &a| match kind {
+        Reduce::Mean => B::float_mean_dim(x, a),
+        Reduce::Max => B::float_max_dim(x, a),
+        Reduce::Min => B::float_min_dim(x, a),
+        _ => B::float_sum_dim(x, a),
+    });
+    if kind == Reduce::L2 {
+        out = B::float_sqrt(out);
+    }
+    if keep {
+        return Ok(out);
+    }
+    for &a in axes.iter().rev() {
+        dims.remove(a);
+    }
+    Ok(reshape::<B>(out, dims))
+}
+
+/// The axis of a concatenation, once all other dimensions are known to agree.
+pub(crate) fn concat_axis(shapes: &[Vec<usize>], axis: i64) -> OpResult<usize> {
+    let Some(first) = shapes.first() else { bail!("no inputs") };
+    let axis = shape::axis(axis, first.len())?;
+    for s in shapes {
+        let fits = s.len() == first.len() && s.iter().zip(first).enumerate().all(|(d, (a, b))| d == axis || a == b);
+        ensure!(fits, "shapes {first:?} and {s:?} can't be joined along axis {axis}");
+    }
+    Ok(axis)
+}
+
+/// Indices made positive and checked against a dimension.
+pub(crate) fn checked_indices(list: &[i64], size: usize) -> OpResult<Vec<i64>> {
+    let size = size as i64;
+    list.iter()
+        .map(|&i| {
+            ensure!(i >= -size && i < size, "index {i} is out of range for a dimension of {size}");
+            Ok(if i < 0 { i + size } else { i })
+        })
+        .collect()
+}
+
+fn gather<B: Backend>(
+    x: FloatTensor<B>,
+    index: &[i64],
+    index_shape: &[usize],
+    axis: i64,
+    device: &Device<B>,
+) -> OpResult<FloatTensor<B>> {
+    let dims = x.shape().to_vec();
+    let axis = shape::axis(axis, dims.len())?;
+    let index = checked_indices(index, dims[axis])?;
+    let n = index.len();
+    let picked = B::float_select(x, axis, indices::<B>(index, vec![n], device));
+    let mut out = dims[..axis].to_vec();
+    out.extend_from_slice(index_shape);
+    out.extend_from_slice(&dims[axis + 1..]);
+    Ok(reshape::<B>(picked, out))
+}

@@ -1,0 +1,148 @@
+//! Ensembles of decision trees: nodes in one array, walked on the host.
+//!
+//! The three operators that ONNX has for them are read into one `Forest`; `aggregate` says how the leaves of the trees
+//! become scores.
+
+mod forest;
+mod parse;
+mod score;
+
+use std::sync::OnceLock;
+
+use super::post::Post;
+use super::{label_tensor, labels};
+use crate::fault::{OpResult, bail, ensure};
+use crate::kernel::{Kernel, tensor};
+use crate::registry::{Entry, entry};
+use crate::spec::Spec;
+use crate::{Data, Tensor, shape};
+
+use forest::{Forest, Threshold};
+use parse::Trees;
+use score::Aggregate;
+
+pub(crate) const TABLE: &[Entry] = &[
+    entry("TreeEnsemble", 5, ensemble),
+    entry("TreeEnsembleClassifier", 1, classifier),
+    entry("TreeEnsembleRegressor", 1, regressor),
+];
+
+/// Thresholds are compared in the input's precision; each form is built when an input first needs it.
+struct Forests {
+    trees: Trees,
+    single: OnceLock<Forest<f32>>,
+    double: OnceLock<Forest<f64>>,
+}
+
+impl Forests {
+    fn new(trees: Trees) -> OpResult<Self> {
+        let single = OnceLock::new();
+        // The form that nearly every model uses, and the check of the structure.
+        let forest = Forest::new(&trees)?;
+        let _ = single.set(forest);
+        Ok(Self { trees, single, double: OnceLock::new() })
+    }
+
+    /// For each row the aggregated scores.
+    fn scores(&self, x: &Tensor, aggregate: Aggregate) -> OpResult<(usize, Vec<score::Scored>)> {
+        let (n, c) = match *x.shape() {
+            [c] => (1, c),
+            [n, c] => (n, c),
+            _ => bail!("input of shape {:?} instead of rows", x.shape()),
+        };
+        ensure!(c >= self.trees.features(), "rows of {c} features where the trees ask for {}", self.trees.features());
+        shape::elements(&[n, self.trees.targets])?;
+        let wide: Vec<f32>;
+        let v: &[f32] = match x.data() {
+            Data::F64(v) => return Ok((n, self.run(self.double()?, v, c, aggregate))),
+            Data::F32(v) if self.trees.double => {
+                let wide: Vec<f64> = v.iter().map(|&x| f64::from(x)).collect();
+                return Ok((n, self.run(self.double()?, &wide, c, aggregate)));
+            }
+            Data::F32(v) => v,
+            Data::I64(v) => {
+                wide = v.iter().map(|&x| x as f32).collect();
+                &wide
+            }
+            Data::I32(v) => {
+                wide = v.iter().map(|&x| x as f32).collect();
+                &wide
+            }
+            other => bail!("element type {} is not supported here", other.datatype()),
+        };
+        let single = self.single.get();
+        let Some(forest) = single else { bail!("internal: the trees are gone") };
+        Ok((n, self.run(forest, v, c, aggregate)))
+    }
+
+    fn double(&self) -> OpResult<&Forest<f64>> {
+        if let Some(forest) = self.double.get() {
+            return Ok(forest);
+        }
+        let forest = Forest::new(&self.trees)?;
+        Ok(self.double.get_or_init(|| forest))
+    }
+
+    fn run<T: Threshold>(&self, forest: &Forest<T>, v: &[T], c: usize, aggregate: Aggregate) -> Vec<score::Scored> {
+        score::rows(forest, v, c, self.trees.targets, aggregate)
+    }
+}
+
+fn classifier(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(1, 1)?;
+    let labels = labels(spec)?;
+    let classes = super::count(&labels);
+    let trees = parse::attributes(spec, "class", classes)?;
+    let base = parse::base_values(spec)?;
+    ensure!(base.is_empty() || base.len() == classes || (classes == 2 && base.len() == 1), "{} base values for {classes} classes", base.len());
+    let post = Post::parse(spec)?;
+    let decision = score::Decision::new(&trees, classes, base, post);
+    let forests = Forests::new(trees)?;
+    Ok(Kernel::host(move |i| {
+        let (n, rows) = forests.scores(i.get(0)?, Aggregate::Sum)?;
+        let mut picked = Vec::with_capacity(n);
+        let columns = decision.columns();
+        let mut scores = Vec::with_capacity(n * columns);
+        for row in rows {
+            picked.push(decision.decide(row, &mut scores));
+        }
+        Ok(vec![label_tensor(&labels, &picked)?, tensor(vec![n, columns], Data::F32(scores))?])
+    }))
+}
+
+fn regressor(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(1, 1)?;
+    let targets = usize::try_from(spec.int("n_targets", 1)?).unwrap_or(0);
+    let trees = parse::attributes(spec, "target", targets)?;
+    let base = parse::base_values(spec)?;
+    let aggregate = Aggregate::parse(spec.string("aggregate_function", "SUM")?)?;
+    let post = Post::parse(spec)?;
+    regression(trees, base, aggregate, post, false)
+}
+
+/// Version 5's one operator for both: always raw targets.
+fn ensemble(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(1, 1)?;
+    let aggregate = Aggregate::from_number(spec.int("aggregate_function", 1)?)?;
+    let post = Post::from_number(spec.int("post_transform", 0)?)?;
+    regression(parse::ensemble(spec)?, Vec::new(), aggregate, post, true)
+}
+
+fn regression(trees: Trees, base: Vec<f64>, aggregate: Aggregate, post: Post, keeps_type: bool) -> OpResult<Kernel> {
+    let targets = trees.targets;
+    ensure!(targets > 0 && targets <= 1 << 20, "{targets} targets");
+    ensure!(base.is_empty() || base.len() == targets, "{} base values for {targets} targets", base.len());
+    let forests = Forests::new(trees)?;
+    Ok(Kernel::host(move |i| {
+        let x = i.get(0)?;
+        let (n, rows) = forests.scores(x, aggregate)?;
+        let trees = forests.trees.roots.len();
+        let values = rows.into_iter().flat_map(|row| score::finish(row, aggregate, trees, &base));
+        if let (true, Data::F64(_), Post::None) = (keeps_type, x.data(), post) {
+            return Ok(vec![tensor(vec![n, targets], Data::F64(values.collect()))?]);
+        }
+        let mut out: Vec<f32> = values.map(|v| v as f32).collect();
+        out.chunks_exact_mut(targets).for_each(|row| post.apply(row));
+        Ok(vec![tensor(vec![n, targets], Data::F32(out))?])
+    }))
+}

@@ -1,0 +1,245 @@
+//! The attributes of tree operators, read into flat lists.
+
+use std::collections::HashMap;
+
+use crate::fault::{OpResult, bail, ensure};
+use crate::spec::Spec;
+use crate::{Data, Tensor};
+
+/// How a node compares its feature with its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    LessOrEqual,
+    Less,
+    GreaterOrEqual,
+    Greater,
+    Equal,
+    NotEqual,
+    /// Is the feature one of the set of this number?
+    Member(usize),
+}
+
+/// A node as the file has it.
+#[derive(Clone, Debug)]
+pub(crate) enum RawNode {
+    Branch { feature: usize, value: f64, mode: Mode, missing_true: bool, yes: usize, no: usize },
+    /// A range of `Trees::weights`.
+    Leaf { start: usize, end: usize },
+}
+
+/// Checked but for the shape of the trees.
+#[derive(Clone, Debug)]
+pub(crate) struct Trees {
+    pub(crate) nodes: Vec<RawNode>,
+    pub(crate) roots: Vec<usize>,
+    /// Target and weight of leaves.
+    pub(crate) weights: Vec<(u32, f64)>,
+    pub(crate) sets: Vec<Vec<f64>>,
+    pub(crate) targets: usize,
+    /// Whether thresholds were given in double precision.
+    pub(crate) double: bool,
+}
+
+impl Trees {
+    /// The number of features that the trees look at.
+    pub(crate) fn features(&self) -> usize {
+        let feature = |n: &RawNode| match n {
+            RawNode::Branch { feature, .. } => feature + 1,
+            RawNode::Leaf { .. } => 0,
+        };
+        self.nodes.iter().map(feature).max().unwrap_or(0)
+    }
+}
+
+fn doubles(t: &Tensor) -> OpResult<Vec<f64>> {
+    Ok(match t.data() {
+        Data::F64(v) => v.clone(),
+        Data::F32(v) => v.iter().map(|&x| f64::from(x)).collect(),
+        other => bail!("element type {} where a float is needed", other.datatype()),
+    })
+}
+
+/// A list of floats, or the same in double precision.
+fn floats(spec: &Spec<'_>, name: &str) -> OpResult<(Vec<f64>, bool)> {
+    let single = spec.floats(name)?.filter(|v| !v.is_empty());
+    let tensor = spec.tensor(&format!("{name}_as_tensor"))?.filter(|t| !t.data().is_empty());
+    ensure!(single.is_none() || tensor.is_none(), "{name} are given twice");
+    match (single, tensor) {
+        (_, Some(t)) => Ok((doubles(&t)?, matches!(t.data(), Data::F64(_)))),
+        (v, None) => Ok((v.unwrap_or_default().into_iter().map(f64::from).collect(), false)),
+    }
+}
+
+pub(crate) fn base_values(spec: &Spec<'_>) -> OpResult<Vec<f64>> {
+    Ok(floats(spec, "base_values")?.0)
+}
+
+fn mode(name: &str) -> OpResult<Option<Mode>> {
+    Ok(Some(match name {
+        "BRANCH_LEQ" => Mode::LessOrEqual,
+        "BRANCH_LT" => Mode::Less,
+        "BRANCH_GTE" => Mode::GreaterOrEqual,
+        "BRANCH_GT" => Mode::Greater,
+        "BRANCH_EQ" => Mode::Equal,
+        "BRANCH_NEQ" => Mode::NotEqual,
+        "LEAF" => return Ok(None),
+        other => bail!("node mode {other:?} is not known"),
+    }))
+}
+
+/// The classifier's and regressor's form: nodes named by tree and node number; `kind` is `class` or `target`.
+pub(crate) fn attributes(spec: &Spec<'_>, kind: &str, targets: usize) -> OpResult<Trees> {
+    let list = |name: &str| -> OpResult<Vec<i64>> { Ok(spec.ints(name)?.unwrap_or_default()) };
+    let (tree_ids, node_ids) = (list("nodes_treeids")?, list("nodes_nodeids")?);
+    let (features, yes, no) = (list("nodes_featureids")?, list("nodes_truenodeids")?, list("nodes_falsenodeids")?);
+    let modes = spec.strings("nodes_modes")?.unwrap_or_default();
+    let (values, double) = floats(spec, "nodes_values")?;
+    let missing = list("nodes_missing_value_tracks_true")?;
+    // How often each branch was taken in training; nothing reads it.
+    floats(spec, "nodes_hitrates")?;
+    let n = node_ids.len();
+    for (name, len) in [
+        ("nodes_treeids", tree_ids.len()),
+        ("nodes_featureids", features.len()),
+        ("nodes_truenodeids", yes.len()),
+        ("nodes_falsenodeids", no.len()),
+        ("nodes_modes", modes.len()),
+        ("nodes_values", values.len()),
+    ] {
+        ensure!(len == n, "attribute {name:?} has {len} entries for {n} nodes");
+    }
+    ensure!(missing.is_empty() || missing.len() == n, "\"nodes_missing_value_tracks_true\" has {} entries", missing.len());
+    ensure!(n > 0, "it has no nodes");
+    let mut index = HashMap::with_capacity(n);
+    let mut roots = Vec::new();
+    for k in 0..n {
+        ensure!(index.insert((tree_ids[k], node_ids[k]), k).is_none(), "node {} of tree {} is there twice", node_ids[k], tree_ids[k]);
+    }
+    let leaves = leaves(spec, kind, targets, &index)?;
+    let mut nodes = Vec::with_capacity(n);
+    let mut weights = Vec::new();
+    let mut is_child = vec![false; n];
+    for k in 0..n {
+        let Some(mode) = mode(&modes[k])? else {
+            let start = weights.len();
+            weights.extend_from_slice(leaves.get(&k).map_or(&[][..], Vec::as_slice));
+            nodes.push(RawNode::Leaf { start, end: weights.len() });
+            continue;
+        };
+        let child = |id: i64| match index.get(&(tree_ids[k], id)) {
+            Some(&c) => Ok(c),
+            None => bail!("node {} of tree {} leads to node {id}, which is not there", node_ids[k], tree_ids[k]),
+        };
+        let (yes, no) = (child(yes[k])?, child(no[k])?);
+        is_child[yes] = true;
+        is_child[no] = true;
+        let Ok(feature) = u32::try_from(features[k]) else { bail!("feature {} of a node", features[k]) };
+        let missing_true = missing.get(k).is_some_and(|&m| m != 0);
+        nodes.push(RawNode::Branch { feature: feature as usize, value: values[k], mode, missing_true, yes, no });
+    }
+    // A tree starts where no branch leads.
+    roots.extend((0..n).filter(|&k| !is_child[k]));
+    let distinct: std::collections::HashSet<_> = roots.iter().map(|&r| tree_ids[r]).collect();
+    let all: std::collections::HashSet<_> = tree_ids.iter().collect();
+    ensure!(distinct.len() == roots.len() && all.len() == roots.len(), "a tree has no root, or two");
+    Ok(Trees { nodes, roots, weights, sets: Vec::new(), targets, double })
+}
+
+/// Target and weight for each node that has any.
+fn leaves(
+    spec: &Spec<'_>,
+    kind: &str,
+    targets: usize,
+    index: &HashMap<(i64, i64), usize>,
+) -> OpResult<HashMap<usize, Vec<(u32, f64)>>> {
+    let list = |name: &str| -> OpResult<Vec<i64>> { Ok(spec.ints(&format!("{kind}_{name}"))?.unwrap_or_default()) };
+    let (tree_ids, node_ids, ids) = (list("treeids")?, list("nodeids")?, list("ids")?);
+    let (weights, _) = floats(spec, &format!("{kind}_weights"))?;
+    let n = ids.len();
+    ensure!(tree_ids.len() == n && node_ids.len() == n && weights.len() == n, "the lists of leaf weights differ in length");
+    let mut leaves: HashMap<usize, Vec<(u32, f64)>> = HashMap::new();
+    for k in 0..n {
+        let Some(&node) = index.get(&(tree_ids[k], node_ids[k])) else {
+            bail!("a weight belongs to node {} of tree {}, which is not there", node_ids[k], tree_ids[k])
+        };
+        match u32::try_from(ids[k]) {
+            Ok(id) if (id as usize) < targets => leaves.entry(node).or_default().push((id, weights[k])),
+            _ => bail!("a weight belongs to {kind} {} of {targets}", ids[k]),
+        }
+    }
+    Ok(leaves)
+}
+
+/// Version 5's form: branches and leaves in two lists, children named by position.
+pub(crate) fn ensemble(spec: &Spec<'_>) -> OpResult<Trees> {
+    let list = |name: &str| -> OpResult<Vec<i64>> { Ok(spec.ints(name)?.unwrap_or_default()) };
+    let tensor = |name: &str| -> OpResult<Tensor> {
+        match spec.tensor(name)? {
+            Some(t) => Ok(t),
+            None => bail!("attribute {name:?} is missing"),
+        }
+    };
+    let targets = usize::try_from(spec.int("n_targets", 1)?).unwrap_or(0);
+    let splits = tensor("nodes_splits")?;
+    let (values, double) = (doubles(&splits)?, matches!(splits.data(), Data::F64(_)));
+    let modes = match tensor("nodes_modes")?.into_parts().1 {
+        Data::U8(v) => v,
+        other => bail!("nodes_modes have type {}", other.datatype()),
+    };
+    if let Some(t) = spec.tensor("nodes_hitrates")? {
+        doubles(&t)?;
+    }
+    let features = list("nodes_featureids")?;
+    let (yes, yes_leaf) = (list("nodes_truenodeids")?, list("nodes_trueleafs")?);
+    let (no, no_leaf) = (list("nodes_falsenodeids")?, list("nodes_falseleafs")?);
+    let missing = list("nodes_missing_value_tracks_true")?;
+    let (leaf_targets, leaf_weights) = (list("leaf_targetids")?, doubles(&tensor("leaf_weights")?)?);
+    let n = values.len();
+    let lens = [modes.len(), features.len(), yes.len(), yes_leaf.len(), no.len(), no_leaf.len()];
+    ensure!(lens.iter().all(|&l| l == n), "the lists of nodes differ in length");
+    ensure!(missing.is_empty() || missing.len() == n, "\"nodes_missing_value_tracks_true\" has {} entries", missing.len());
+    ensure!(leaf_targets.len() == leaf_weights.len(), "the lists of leaves differ in length");
+    let member_values = spec.tensor("membership_values")?.map(|t| doubles(&t)).transpose()?.unwrap_or_default();
+    let mut sets = member_values.split(|v| v.is_nan()).map(<[f64]>::to_vec);
+    let mut found = Vec::new();
+    let child = |id: i64, leaf: i64| -> OpResult<usize> {
+        let (base, len) = if leaf == 0 { (0, n) } else { (n, leaf_targets.len()) };
+        match usize::try_from(id) {
+            Ok(id) if id < len => Ok(base + id),
+            _ => bail!("a branch leads to {id} of {len}"),
+        }
+    };
+    let mut nodes = Vec::with_capacity(n + leaf_targets.len());
+    for k in 0..n {
+        let mode = match modes[k] {
+            0 => Mode::LessOrEqual,
+            1 => Mode::Less,
+            2 => Mode::GreaterOrEqual,
+            3 => Mode::Greater,
+            4 => Mode::Equal,
+            5 => Mode::NotEqual,
+            6 => {
+                found.push(sets.next().unwrap_or_default());
+                Mode::Member(found.len() - 1)
+            }
+            other => bail!("node mode {other} is not known"),
+        };
+        let Ok(feature) = u32::try_from(features[k]) else { bail!("feature {} of a node", features[k]) };
+        let (yes, no) = (child(yes[k], yes_leaf[k])?, child(no[k], no_leaf[k])?);
+        let missing_true = missing.get(k).is_some_and(|&m| m != 0);
+        nodes.push(RawNode::Branch { feature: feature as usize, value: values[k], mode, missing_true, yes, no });
+    }
+    let mut weights = Vec::with_capacity(leaf_targets.len());
+    for (&t, &w) in leaf_targets.iter().zip(&leaf_weights) {
+        match u32::try_from(t) {
+            Ok(t) if (t as usize) < targets => weights.push((t, w)),
+            _ => bail!("a leaf belongs to target {t} of {targets}"),
+        }
+        nodes.push(RawNode::Leaf { start: weights.len() - 1, end: weights.len() });
+    }
+    let roots = list("tree_roots")?;
+    // A root that is both children of itself stands for a tree of one leaf, which needs no special case here.
+    let roots = roots.iter().map(|&r| child(r, 0)).collect::<OpResult<Vec<_>>>()?;
+    ensure!(!roots.is_empty(), "it has no trees");
+    Ok(Trees { nodes, roots, weights, sets: found, targets, double })
+}

@@ -1,0 +1,253 @@
+//! Normalisations.
+
+use crate::device::DeviceOp;
+use crate::fault::{OpResult, ensure};
+use crate::host::{Element, Number, floats};
+use crate::kernel::{Inputs, Kernel, tensor};
+use crate::registry::{Entry, entry};
+use crate::spec::Spec;
+use crate::{Data, Tensor, shape};
+
+pub(crate) const TABLE: &[Entry] = &[
+    entry("BatchNormalization", 7, batch_norm),
+    entry("GroupNormalization", 18, |s| group_norm(s, true)),
+    entry("GroupNormalization", 21, |s| group_norm(s, false)),
+    entry("InstanceNormalization", 6, instance_norm),
+    entry("LayerNormalization", 17, layer_norm),
+    entry("LRN", 1, lrn),
+    entry("LpNormalization", 1, lp_norm),
+    entry("MeanVarianceNormalization", 9, mean_variance_norm),
+    entry("RMSNormalization", 23, rms_norm),
+];
+
+fn one<T: Element>(dims: &[usize], v: Vec<T>) -> OpResult<Vec<Tensor>> {
+    Ok(vec![tensor(dims.to_vec(), T::wrap(v))?])
+}
+
+/// Parameters as doubles, of exactly `n` elements.
+fn parameter(i: &Inputs<'_>, k: usize, n: usize) -> OpResult<Vec<f64>> {
+    let t = i.get(k)?;
+    let v: Vec<f64> = match t.data() {
+        Data::F16(v) => v.iter().map(|x| x.to_f64()).collect(),
+        Data::BF16(v) => v.iter().map(|x| x.to_f64()).collect(),
+        data => floats!(data, v => v.iter().map(|x| x.to_f64()).collect()),
+    };
+    ensure!(v.len() == n, "input {k} has {} elements instead of {n}", v.len());
+    Ok(v)
+}
+
+fn batch_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(5, 5)?;
+    spec.ignore(&["momentum", "spatial"]);
+    ensure!(!spec.flag("training_mode", false)?, "training mode is not supported");
+    ensure!(spec.outputs.iter().skip(1).all(|o| !o), "outputs of training are not supported");
+    let epsilon = f64::from(spec.float("epsilon", 1e-5)?);
+    fn run<T: Number>(v: &[T], i: &Inputs<'_>, epsilon: f64) -> OpResult<Vec<Tensor>> {
+        let dims = i.get(0)?.shape();
+        ensure!(dims.len() >= 2, "input of rank {} instead of at least 2", dims.len());
+        let (channels, inner): (usize, usize) = (dims[1], dims[2..].iter().product());
+        let [scale, bias, mean, variance] = [1, 2, 3, 4].map(|k| parameter(i, k, channels));
+        let (scale, bias, mean, variance) = (scale?, bias?, mean?, variance?);
+        let value = |(n, x): (usize, &T)| {
+            let c = n / inner.max(1) % channels;
+            let k = scale[c] / (variance[c] + epsilon).sqrt();
+            T::from_f64((x.to_f64() - mean[c]) * k + bias[c])
+        };
+        one(dims, v.iter().enumerate().map(value).collect())
+    }
+    Ok(Kernel::dual(DeviceOp::BatchNorm { epsilon }, move |i: &Inputs<'_>| {
+        floats!(i.get(0)?.data(), v => run(v, i, epsilon))
+    }))
+}
+
+/// Mean and 1/√(variance + ε) of a group.
+fn moments<T: Number>(v: &[T], epsilon: f64) -> (f64, f64) {
+    let n = v.len().max(1) as f64;
+    let mean = v.iter().map(|x| x.to_f64()).sum::<f64>() / n;
+    let variance = v.iter().map(|x| (x.to_f64() - mean).powi(2)).sum::<f64>() / n;
+    (mean, 1.0 / (variance + epsilon).sqrt())
+}
+
+fn layer_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(2, 3)?;
+    spec.ignore(&["stash_type"]);
+    let (axis, epsilon) = (spec.int("axis", -1)?, f64::from(spec.float("epsilon", 1e-5)?));
+    fn run<T: Number>(v: &[T], i: &Inputs<'_>, axis: i64, epsilon: f64) -> OpResult<Vec<Tensor>> {
+        let dims = i.get(0)?.shape();
+        let axis = shape::axis(axis, dims.len())?;
+        let inner: usize = dims[axis..].iter().product();
+        let norm = &dims[axis..];
+        let read = |k: usize| -> OpResult<Vec<f64>> { spread(i, k, norm) };
+        let scale = read(1)?;
+        let bias = if i.opt(2).is_some() { read(2)? } else { vec![0.0; inner] };
+        let (mut out, mut means, mut inverses) = (Vec::with_capacity(v.len()), Vec::new(), Vec::new());
+        for group in v.chunks(inner.max(1)) {
+            let (mean, inverse) = moments(group, epsilon);
+            out.extend((0..group.len()).map(|k| T::from_f64((group[k].to_f64() - mean) * inverse * scale[k] + bias[k])));
+            means.push(T::from_f64(mean));
+            inverses.push(T::from_f64(inverse));
+        }
+        let mut reduced = dims[..axis].to_vec();
+        reduced.resize(dims.len(), 1);
+        let stats = |v: Vec<T>| tensor(reduced.clone(), T::wrap(v));
+        Ok(vec![tensor(dims.to_vec(), T::wrap(out))?, stats(means)?, stats(inverses)?])
+    }
+    let host = move |i: &Inputs<'_>| floats!(i.get(0)?.data(), v => run(v, i, axis, epsilon));
+    if spec.has_output(1) || spec.has_output(2) {
+        return Ok(Kernel::host(host));
+    }
+    Ok(Kernel::dual(DeviceOp::LayerNorm { axis, epsilon }, host))
+}
+
+/// A parameter broadcast to the normalised dimensions.
+fn spread(i: &Inputs<'_>, k: usize, norm: &[usize]) -> OpResult<Vec<f64>> {
+    let t = i.get(k)?;
+    let n = shape::elements(norm)?;
+    let own = parameter(i, k, t.data().len())?;
+    let (dims, v) = crate::host::zip((&own, t.shape()), (&vec![0u8; n], norm), |x, _| x)?;
+    ensure!(shape::elements(&dims)? == n, "input {k} of shape {:?} does not broadcast to {norm:?}", t.shape());
+    Ok(v)
+}
+
+fn rms_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(2, 2)?;
+    spec.ignore(&["stash_type"]);
+    let (axis, epsilon) = (spec.int("axis", -1)?, f64::from(spec.float("epsilon", 1e-5)?));
+    fn run<T: Number>(v: &[T], i: &Inputs<'_>, axis: i64, epsilon: f64) -> OpResult<Vec<Tensor>> {
+        let dims = i.get(0)?.shape();
+        let axis = shape::axis(axis, dims.len())?;
+        let norm = &dims[axis..];
+        let scale = spread(i, 1, norm)?;
+        let mut out = Vec::with_capacity(v.len());
+        for group in v.chunks(scale.len().max(1)) {
+            let square = group.iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / group.len() as f64;
+            let inverse = 1.0 / (square + epsilon).sqrt();
+            out.extend(group.iter().zip(&scale).map(|(x, s)| T::from_f64(x.to_f64() * inverse * s)));
+        }
+        one(dims, out)
+    }
+    Ok(Kernel::host(move |i| floats!(i.get(0)?.data(), v => run(v, i, axis, epsilon))))
+}
+
+/// Normalises `groups` equal parts of each sample's channels; `scale` and `bias` are per group or per channel.
+fn grouped<T: Number>(v: &[T], i: &Inputs<'_>, groups: usize, epsilon: f64, per_group: bool) -> OpResult<Vec<Tensor>> {
+    let dims = i.get(0)?.shape();
+    ensure!(dims.len() >= 2 && groups > 0 && dims[1].is_multiple_of(groups), "{dims:?} in {groups} groups");
+    let (channels, inner): (usize, usize) = (dims[1], dims[2..].iter().product());
+    let each = channels / groups;
+    let n = if per_group { groups } else { channels };
+    let (scale, bias) = (parameter(i, 1, n)?, parameter(i, 2, n)?);
+    let mut out = Vec::with_capacity(v.len());
+    for (g, group) in v.chunks((each * inner).max(1)).enumerate() {
+        let (mean, inverse) = moments(group, epsilon);
+        out.extend(group.iter().enumerate().map(|(k, x)| {
+            let p = if per_group { g % groups } else { g % groups * each + k / inner };
+            T::from_f64((x.to_f64() - mean) * inverse * scale[p] + bias[p])
+        }));
+    }
+    one(dims, out)
+}
+
+fn group_norm(spec: &Spec<'_>, per_group: bool) -> OpResult<Kernel> {
+    spec.expect_inputs(3, 3)?;
+    spec.ignore(&["stash_type"]);
+    let epsilon = f64::from(spec.float("epsilon", 1e-5)?);
+    let groups = usize::try_from(spec.int("num_groups", 0)?).unwrap_or(0);
+    Ok(Kernel::host(move |i| floats!(i.get(0)?.data(), v => grouped(v, i, groups, epsilon, per_group))))
+}
+
+fn instance_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(3, 3)?;
+    let epsilon = f64::from(spec.float("epsilon", 1e-5)?);
+    Ok(Kernel::host(move |i| {
+        let x = i.get(0)?;
+        let groups = x.shape().get(1).copied().unwrap_or(0);
+        floats!(x.data(), v => grouped(v, i, groups, epsilon, false))
+    }))
+}
+
+fn lrn(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(1, 1)?;
+    let [alpha, beta, bias] = [("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)].map(|(n, d)| spec.float(n, d));
+    let (alpha, beta, bias) = (f64::from(alpha?), f64::from(beta?), f64::from(bias?));
+    let size = usize::try_from(spec.int("size", 0)?).unwrap_or(0);
+    ensure!(size > 0, "attribute \"size\" is missing");
+    let run = move |v: &[f64], dims: &[usize]| -> Vec<f64> {
+        let (channels, inner): (usize, usize) = (dims[1], dims[2..].iter().product());
+        let (before, after) = ((size - 1) / 2, size / 2);
+        (0..v.len())
+            .map(|n| {
+                let (c, base) = (n / inner % channels, n - n / inner % channels * inner);
+                let range = c.saturating_sub(before)..=(c.saturating_add(after)).min(channels - 1);
+                let sum: f64 = range.map(|k| v[base + k * inner].powi(2)).sum();
+                v[n] / (bias + alpha / size as f64 * sum).powf(beta)
+            })
+            .collect()
+    };
+    fn wide<T: Number>(v: &[T]) -> Vec<f64> {
+        v.iter().map(|x| x.to_f64()).collect()
+    }
+    Ok(Kernel::host(move |i| {
+        let x = i.get(0)?;
+        ensure!(x.shape().len() >= 2, "input of rank {} instead of at least 2", x.shape().len());
+        let out = floats!(x.data(), v => run(&wide(v), x.shape()));
+        match x.data() {
+            Data::F64(_) => one(x.shape(), out),
+            _ => one(x.shape(), out.into_iter().map(|x| x as f32).collect()),
+        }
+    }))
+}
+
+fn lp_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(1, 1)?;
+    let (axis, p) = (spec.int("axis", -1)?, spec.int("p", 2)?);
+    ensure!(p == 1 || p == 2, "attribute \"p\" is {p} instead of 1 or 2");
+    fn run<T: Number>(v: &[T], dims: &[usize], axis: i64, p: i64) -> OpResult<Vec<Tensor>> {
+        let axis = shape::axis(axis, dims.len())?;
+        let (size, inner) = (dims[axis], dims[axis + 1..].iter().product::<usize>());
+        let mut out = v.to_vec();
+        for start in (0..v.len() / size.max(1)).map(|n| n / inner * inner * size + n % inner) {
+            let lane = (0..size).map(|k| v[start + k * inner].to_f64());
+            let norm = if p == 1 { lane.map(f64::abs).sum() } else { lane.map(|x| x * x).sum::<f64>().sqrt() };
+            for k in 0..size {
+                let x = v[start + k * inner].to_f64();
+                out[start + k * inner] = T::from_f64(if norm == 0.0 { 0.0 } else { x / norm });
+            }
+        }
+        one(dims, out)
+    }
+    Ok(Kernel::host(move |i| {
+        let x = i.get(0)?;
+        floats!(x.data(), v => run(v, x.shape(), axis, p))
+    }))
+}
+
+fn mean_variance_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(1, 1)?;
+    let axes = spec.ints("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
+    fn run<T: Number>(v: &[T], dims: &[usize], axes: &[i64]) -> OpResult<Vec<Tensor>> {
+        let axes = shape::axes(axes, dims.len())?;
+        let strides = shape::strides(dims);
+        let group = |n: usize| {
+            (0..dims.len()).filter(|d| !axes.contains(d)).fold(0, |g, d| g * dims[d] + n / strides[d] % dims[d])
+        };
+        let mut groups: Vec<Vec<f64>> = Vec::new();
+        for (n, x) in v.iter().enumerate() {
+            let g = group(n);
+            if groups.len() <= g {
+                groups.resize(g + 1, Vec::new());
+            }
+            groups[g].push(x.to_f64());
+        }
+        let stats: Vec<_> = groups.iter().map(|g| moments(g, 0.0)).collect();
+        let value = |(n, x): (usize, &T)| {
+            let (mean, inverse) = stats[group(n)];
+            T::from_f64((x.to_f64() - mean) / (1.0 / inverse + 1e-9))
+        };
+        one(dims, v.iter().enumerate().map(value).collect())
+    }
+    Ok(Kernel::host(move |i| {
+        let x = i.get(0)?;
+        floats!(x.data(), v => run(v, x.shape(), &axes))
+    }))
+}

@@ -1,0 +1,79 @@
+//! From a graph to steps: passes that shrink the graph, then the last use of every value.
+
+mod batch_norm;
+mod constants;
+mod identity;
+mod liveness;
+mod zip_map;
+
+use std::sync::Arc;
+
+use crate::graph::{Graph, ValueId};
+use crate::kernel::Kernel;
+use crate::{LoadError, Signature, Tensor};
+
+/// A graph ready to run on any backend.
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+    /// For each value its constant, where it has one that is still read.
+    pub(crate) constants: Vec<Option<Arc<Tensor>>>,
+    pub(crate) inputs: Vec<ValueId>,
+    pub(crate) outputs: Vec<ValueId>,
+    pub(crate) signature: Signature,
+}
+
+/// One node to execute.
+pub(crate) struct Step {
+    pub(crate) name: String,
+    pub(crate) op: String,
+    pub(crate) inputs: Vec<Option<Operand>>,
+    pub(crate) outputs: Vec<Option<ValueId>>,
+    pub(crate) kernel: Kernel,
+}
+
+/// A value that a step reads; after its last use its memory is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Operand {
+    pub(crate) value: ValueId,
+    pub(crate) last: bool,
+}
+
+/// Runs all passes.
+pub(crate) fn plan(mut graph: Graph) -> Result<Plan, LoadError> {
+    zip_map::resolve(&mut graph)?;
+    identity::remove(&mut graph);
+    constants::fold(&mut graph);
+    batch_norm::fold(&mut graph);
+    liveness::remove_dead(&mut graph);
+    let last = liveness::last_uses(&graph);
+    let (inputs, input_infos) = graph.inputs.into_iter().unzip();
+    let (outputs, output_infos): (Vec<_>, _) = graph.outputs.into_iter().unzip();
+    let steps = graph.nodes.into_iter().zip(last);
+    let steps = steps
+        .map(|(n, last)| Step {
+            name: n.name,
+            op: n.op,
+            inputs: n.inputs.iter().zip(last).map(|(i, last)| i.map(|value| Operand { value, last })).collect(),
+            outputs: n.outputs,
+            kernel: n.kernel,
+        })
+        .collect();
+    let signature = Signature { inputs: input_infos, outputs: output_infos };
+    Ok(Plan { steps, constants: graph.constants, inputs, outputs, signature })
+}
+
+/// Makes every reader of `from` read `to` instead.
+fn replace(graph: &mut Graph, from: ValueId, to: ValueId) {
+    for n in &mut graph.nodes {
+        for i in n.inputs.iter_mut().flatten() {
+            if *i == from {
+                *i = to;
+            }
+        }
+    }
+    for (o, _) in &mut graph.outputs {
+        if *o == from {
+            *o = to;
+        }
+    }
+}
