@@ -16,7 +16,7 @@ use tokio::time::Instant;
 const PLATFORMS: usize = 10;
 const ROUNDS: usize = 5;
 const ASLEEP: Duration = Duration::from_secs(20);
-const HISTOGRAM: &str = "pilotlight_wake_phase_seconds";
+const HISTOGRAM: &str = "activator_wake_phase_seconds";
 
 #[tokio::main]
 async fn main() {
