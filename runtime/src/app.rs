@@ -1,0 +1,253 @@
+//! One request to one answer: path to target, body to tensors, scheduler, tensors to body.
+//!
+//! `App::handle` never fails: every error is an answer. It knows no sockets, so tests call it directly.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::Config;
+use crate::error::{ApiError, Code, InferError};
+use crate::faces::{Face, VERSION, metadata, read_body, target};
+use crate::faces::Target;
+use crate::metrics::{Meter, Metrics, Outcome, Phase};
+use crate::models::{ModelState, Repository};
+use crate::scheduler::{Request as InferRequest, Scheduler};
+
+/// The header that tells how a model came up: `load=<ns>, ready-age=<ns>`.
+pub const STARTUP_HEADER: &str = "x-pilotlight-startup";
+
+/// The header that gives a `/predict` request's `request_id` back.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// Where the process stands, whatever its models do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// The models of the command line are loading.
+    Starting,
+    /// They are loaded.
+    Serving,
+    /// SIGTERM came.
+    Draining,
+}
+
+/// Everything a request needs.
+pub struct App {
+    repository: Repository,
+    scheduler: Scheduler,
+    metrics: Arc<Metrics>,
+    config: Config,
+    stage: AtomicU8,
+}
+
+/// An answer, always whole.
+pub type Reply = Response<Full<Bytes>>;
+
+impl App {
+    /// An app in `Stage::Starting`.
+    pub fn new(repository: Repository, scheduler: Scheduler, metrics: Arc<Metrics>, config: Config) -> Self {
+        Self { repository, scheduler, metrics, config, stage: AtomicU8::new(Stage::Starting as u8) }
+    }
+
+    /// Moves the process to another stage.
+    pub fn enter(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Release);
+    }
+
+    fn is(&self, stage: Stage) -> bool {
+        self.stage.load(Ordering::Acquire) == stage as u8
+    }
+
+    /// Answers a request. Dropped before it is done, the request leaves the queue and counts as cancelled.
+    pub async fn handle<B>(&self, request: Request<B>) -> Reply
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::fmt::Display,
+    {
+        let arrived = Instant::now();
+        let (head, body) = request.into_parts();
+        let reply = match target(&head.method, head.uri.path()) {
+            Ok(Target::V1Predict(model)) => self.infer(Face::V1, model, &head.headers, body, arrived).await,
+            Ok(Target::V2Infer(model)) => self.infer(Face::V2, model, &head.headers, body, arrived).await,
+            Ok(Target::Predict) => match self.only_model() {
+                Ok(model) => self.infer(Face::Predict, &model, &head.headers, body, arrived).await,
+                Err(error) => Err(error),
+            },
+            Ok(target) => self.look_up(target),
+            Err(error) => Err(error),
+        };
+        reply.unwrap_or_else(ApiError::into_response)
+    }
+
+    /// Whatever runs no model.
+    fn look_up(&self, target: Target<'_>) -> Result<Reply, ApiError> {
+        match target {
+            Target::Root => Ok(json_reply(&json!({"status": "alive"}))),
+            Target::Health => Ok(json_reply(&json!({"status": "ok"}))),
+            Target::V2Live => Ok(json_reply(&json!({"live": true}))),
+            Target::Ready => self.ready().map(|()| json_reply(&json!({"status": "ready"}))),
+            Target::V2Ready => self.serving().map(|()| json_reply(&json!({"ready": true}))),
+            Target::Metrics => Ok(reply(Bytes::from(self.metrics.render()), "text/plain; version=0.0.4")),
+            Target::V1Models | Target::V2Models => Ok(json_reply(&json!({"models": self.repository.names()}))),
+            Target::V1Model(model) | Target::V2ModelReady(model) => self.model_ready(model),
+            Target::V2Server => Ok(json_reply(
+                &json!({"name": "pilotlight", "version": env!("CARGO_PKG_VERSION"), "extensions": []}),
+            )),
+            Target::V2Model(model) => {
+                let lease = self.repository.lease(model)?;
+                Ok(json_reply(&metadata(model, lease.served.signature())))
+            }
+            Target::V2Index => Ok(json_reply(&self.index())),
+            Target::V1Predict(_) | Target::V2Infer(_) | Target::Predict => {
+                Err(ApiError::new(Code::ExecutionFailed, "an inference request went the wrong way"))
+            }
+        }
+    }
+
+    /// The process as a whole: it serves, and every model is ready.
+    fn serving(&self) -> Result<(), ApiError> {
+        let why = if self.is(Stage::Draining) {
+            "the process is ending"
+        } else if self.is(Stage::Starting) {
+            "the models of the command line are still loading"
+        } else if !self.repository.all_ready() {
+            "not every model is ready; POST /v2/repository/index tells which"
+        } else {
+            return Ok(());
+        };
+        Err(ApiError::new(Code::NotReady, why))
+    }
+
+    /// `serving`, with room in the queue.
+    fn ready(&self) -> Result<(), ApiError> {
+        self.serving()?;
+        let (waiting, limit) = (self.scheduler.waiting(), self.config.ready_queue_limit);
+        if waiting > limit {
+            let why = format!("{waiting} requests wait, more than {limit} (--ready-queue-limit)");
+            return Err(ApiError::new(Code::NotReady, why));
+        }
+        Ok(())
+    }
+
+    /// One model's own readiness, which no queue changes.
+    fn model_ready(&self, model: &str) -> Result<Reply, ApiError> {
+        let readiness = self.repository.readiness(model)?;
+        if self.is(Stage::Draining) {
+            return Err(ApiError::new(Code::ModelNotReady, format!("model {model:?}: the process is ending")));
+        }
+        let mut reply = json_reply(&json!({"name": model, "ready": true}));
+        let (load, age) = (readiness.load.as_nanos(), readiness.since.elapsed().as_nanos());
+        if let Ok(value) = HeaderValue::try_from(format!("load={load}, ready-age={age}")) {
+            reply.headers_mut().insert(STARTUP_HEADER, value);
+        }
+        Ok(reply)
+    }
+
+    fn index(&self) -> serde_json::Value {
+        let entry = |(name, state): (String, ModelState)| {
+            let reason = match &state {
+                ModelState::Failed(reason) => reason.clone(),
+                _ => String::new(),
+            };
+            json!({"name": name, "version": VERSION, "state": state.as_str(), "reason": reason})
+        };
+        self.repository.index().into_iter().map(entry).collect()
+    }
+
+    /// `/predict` names no model, so there has to be one only.
+    fn only_model(&self) -> Result<String, ApiError> {
+        let mut names = self.repository.names();
+        match (names.pop(), names.is_empty()) {
+            (Some(name), true) => Ok(name),
+            (None, _) => Err(ApiError::new(Code::ModelNotFound, "there is no model")),
+            (Some(_), false) => Err(ApiError::invalid(
+                "/predict names no model and there are several; use V2, POST /v2/models/{name}/infer",
+            )),
+        }
+    }
+
+    /// The way of every inference request; `face` is what differs.
+    async fn infer<B>(
+        &self,
+        face: Face,
+        model: &str,
+        headers: &HeaderMap,
+        body: B,
+        arrived: Instant,
+    ) -> Result<Reply, ApiError>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::fmt::Display,
+    {
+        let meter = Meter::start(&self.metrics, arrived);
+        let result = self.run(face, model, headers, body, arrived).await;
+        meter.finish(result.as_ref().map_or_else(|error| error.code.outcome(), |_| Outcome::Success));
+        result
+    }
+
+    async fn run<B>(
+        &self,
+        face: Face,
+        model: &str,
+        headers: &HeaderMap,
+        body: B,
+        arrived: Instant,
+    ) -> Result<Reply, ApiError>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::fmt::Display,
+    {
+        let lease = self.repository.lease(model)?;
+        let signature = lease.served.signature();
+        // Refused before the body is read: a full queue is no time to take in more.
+        self.scheduler.admit()?;
+        let open = self.scheduler.open(&lease.served);
+        let timeout = self.config.request_timeout;
+        let deadline = arrived + timeout;
+        let body = match timeout_at(deadline, read_body(headers, body, self.config.max_body_bytes)).await {
+            Ok(body) => body?,
+            Err(_) => return Err(InferError::Timeout { limit: timeout }.into()),
+        };
+
+        let start = Instant::now();
+        let (inputs, call) = face.parse(&body, model, signature)?;
+        drop(body);
+        let input = start.elapsed();
+
+        let answer = self.scheduler.submit(open, InferRequest { inputs, arrived, deadline })?.wait().await?;
+
+        let start = Instant::now();
+        let body = call.answer(model, signature, &answer, arrived)?;
+        let output = start.elapsed();
+        let timings = answer.timings;
+        self.metrics.phase(Phase::Queue, timings.queue);
+        self.metrics.phase(Phase::Input, input + timings.input);
+        self.metrics.phase(Phase::Compute, timings.compute);
+        self.metrics.phase(Phase::Output, timings.output + output);
+        let mut reply = reply(Bytes::from(body), JSON);
+        if let Some(id) = call.request_id().and_then(|id| HeaderValue::try_from(id).ok()) {
+            reply.headers_mut().insert(REQUEST_ID_HEADER, id);
+        }
+        Ok(reply)
+    }
+}
+
+const JSON: &str = "application/json";
+
+fn json_reply(body: &serde_json::Value) -> Reply {
+    reply(Bytes::from(body.to_string()), JSON)
+}
+
+fn reply(body: Bytes, content_type: &'static str) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}

@@ -1,0 +1,303 @@
+//! What the process is told at its start. Parsed once; `README.md` of this crate has the table, and a test compares the two.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Serves ONNX models over HTTP: the protocols V1, V2 and /predict, with dynamic batching.
+///
+/// Variables give the defaults of their flags; a flag wins over its variable.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// A model to load at start and the name to serve it under. May be given several times, or not at all.
+    #[arg(long = "model", value_name = "NAME=PATH")]
+    pub models: Vec<ModelArg>,
+
+    /// Address to listen on.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    pub http_address: SocketAddr,
+
+    /// Listen on this inherited socket instead. The parent sets LISTEN_FDS as systemd does; the first socket is number 3.
+    #[arg(long, value_name = "FD", conflicts_with = "http_address")]
+    pub listen_fd: Option<i32>,
+
+    /// Exit at once when this inherited pipe ends, which is when the parent is gone.
+    #[arg(long, value_name = "FD")]
+    pub lifeline_fd: Option<i32>,
+
+    /// Most rows in one batch; 1 switches batching off. A single request may have more and then runs alone.
+    #[arg(long, value_name = "ROWS", env = "MAX_BATCH_SIZE", default_value_t = 32, value_parser = bounded(1, 65_536))]
+    pub max_batch_size: usize,
+
+    /// How old, in milliseconds, the oldest request of a batch may get while the batch fills up and other requests are
+    /// being received. 0: an idle device takes what waits at once.
+    #[arg(long, value_name = "MS", env = "MAX_WAIT_MS", default_value_t = 0, value_parser = bounded64(0, 600_000))]
+    pub max_latency_ms: u64,
+
+    /// Most requests that wait for the device; one more is answered 503 queue-full.
+    #[arg(long, value_name = "N", env = "QUEUE_SIZE", default_value_t = 1000, value_parser = bounded(1, 1_000_000))]
+    pub queue_size: usize,
+
+    /// Most bytes of inputs that wait for the device; past it 503 queue-full. A single request may have more.
+    #[arg(long, value_name = "BYTES", env = "QUEUE_BYTES", default_value_t = 1 << 30, value_parser = bounded(1, usize::MAX))]
+    pub queue_bytes: usize,
+
+    /// `/ready` answers 503 while more requests than this wait. The models' own readiness does not depend on it.
+    #[arg(long, value_name = "N", env = "READY_QUEUE_LIMIT", default_value_t = 100, value_parser = bounded(0, 1_000_000))]
+    pub ready_queue_limit: usize,
+
+    /// Milliseconds from arrival in the runtime to the answer; then 504 request-timeout.
+    #[arg(long, value_name = "MS", env = "REQUEST_TIMEOUT_MS", default_value_t = 5000, value_parser = bounded64(1, 86_400_000))]
+    pub request_timeout_ms: u64,
+
+    /// Milliseconds for which connections are still accepted after SIGTERM, readiness being off.
+    #[arg(long, value_name = "MS", env = "DRAIN_DELAY_MS", default_value_t = 0, value_parser = bounded64(0, 600_000))]
+    pub drain_delay_ms: u64,
+
+    /// Milliseconds that requests in flight have to finish after the drain delay; then the process exits all the same.
+    #[arg(long, value_name = "MS", env = "DRAIN_TIMEOUT_MS", default_value_t = 30_000, value_parser = bounded64(0, 86_400_000))]
+    pub drain_timeout_ms: u64,
+
+    /// Longest request body; past it 413 body-too-large.
+    #[arg(long, value_name = "BYTES", env = "MAX_BODY_BYTES", default_value_t = 64 << 20, value_parser = bounded(1, usize::MAX))]
+    pub max_body_bytes: usize,
+
+    /// Most connections at a time; the next ones wait in the system's backlog.
+    #[arg(long, value_name = "N", env = "MAX_CONNECTIONS", default_value_t = 4096, value_parser = bounded(1, 1_000_000))]
+    pub max_connections: usize,
+
+    /// Where models run. `auto` takes the best device there is.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceArg,
+
+    /// Threads that a model runs on. Default: one per core.
+    #[arg(long, value_name = "N", env = "THREADS", value_parser = bounded(1, 4096))]
+    pub threads: Option<usize>,
+
+    /// Log events of this level and above.
+    #[arg(long, value_name = "LEVEL", env = "LOG_LEVEL", default_value = "info", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log_level: String,
+
+    /// Load this model file, run it once, print one JSON line and exit: 0 where it is fine, else 1.
+    #[arg(long, value_name = "PATH", conflicts_with = "models")]
+    pub check: Option<PathBuf>,
+}
+
+/// `NAME=PATH` of `--model`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelArg {
+    /// The name in the URLs.
+    pub name: String,
+    /// The ONNX file.
+    pub path: PathBuf,
+}
+
+impl FromStr for ModelArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, path) = text.split_once('=').ok_or("expected NAME=PATH, for example iris=models/iris.onnx")?;
+        check_name(name)?;
+        if path.is_empty() {
+            return Err("the path behind = is empty".to_owned());
+        }
+        Ok(Self { name: name.to_owned(), path: path.into() })
+    }
+}
+
+/// Names stand in paths as they are, so they may hold only what needs no escape there.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 253 || !name.chars().all(fine) {
+        return Err(format!("model name {name:?}: use 1 to 253 of the characters A-Z a-z 0-9 - _ ."));
+    }
+    Ok(())
+}
+
+/// Where models run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DeviceArg {
+    /// The best device there is.
+    Auto,
+    /// The processor.
+    Cpu,
+}
+
+/// The checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Most rows in a batch.
+    pub max_batch_size: usize,
+    /// How old the oldest request of a batch may get.
+    pub max_latency: Duration,
+    /// Most requests that wait.
+    pub queue_size: usize,
+    /// Most bytes of inputs that wait.
+    pub queue_bytes: usize,
+    /// More waiting requests than this make `/ready` answer 503.
+    pub ready_queue_limit: usize,
+    /// From arrival to the answer.
+    pub request_timeout: Duration,
+    /// For how long connections are accepted after SIGTERM.
+    pub drain_delay: Duration,
+    /// For how long requests in flight may finish after that.
+    pub drain_timeout: Duration,
+    /// Longest body in bytes.
+    pub max_body_bytes: usize,
+    /// Most connections at a time.
+    pub max_connections: usize,
+}
+
+/// Flags that contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A batch may never wait as long as a request has.
+    #[error(
+        "--max-latency-ms {latency} must be below --request-timeout-ms {timeout}, or requests time out while their batch \
+         fills up: lower the one or raise the other"
+    )]
+    LatencyAboveTimeout {
+        /// Milliseconds.
+        latency: u64,
+        /// Milliseconds.
+        timeout: u64,
+    },
+    /// Two models of one name.
+    #[error("--model {0}=... is given twice: give each model a name of its own")]
+    SameName(String),
+}
+
+impl Args {
+    /// Checks what flags say together.
+    ///
+    /// # Errors
+    /// Names the flags at fault and the remedy.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        if self.max_latency_ms >= self.request_timeout_ms {
+            return Err(ConfigError::LatencyAboveTimeout {
+                latency: self.max_latency_ms,
+                timeout: self.request_timeout_ms,
+            });
+        }
+        for (i, model) in self.models.iter().enumerate() {
+            if self.models[..i].iter().any(|m| m.name == model.name) {
+                return Err(ConfigError::SameName(model.name.clone()));
+            }
+        }
+        Ok(Config {
+            max_batch_size: self.max_batch_size,
+            max_latency: Duration::from_millis(self.max_latency_ms),
+            queue_size: self.queue_size,
+            queue_bytes: self.queue_bytes,
+            ready_queue_limit: self.ready_queue_limit,
+            request_timeout: Duration::from_millis(self.request_timeout_ms),
+            drain_delay: Duration::from_millis(self.drain_delay_ms),
+            drain_timeout: Duration::from_millis(self.drain_timeout_ms),
+            max_body_bytes: self.max_body_bytes,
+            max_connections: self.max_connections,
+        })
+    }
+}
+
+/// Parses a number within bounds. clap names the flag (its variable where the value came from there); this the remedy.
+fn bounded(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| match text.parse::<usize>() {
+        Ok(n) if (least..=most).contains(&n) => Ok(n),
+        _ if most == usize::MAX => Err(format!("give a whole number of at least {least}")),
+        _ => Err(format!("give a whole number from {least} to {most}")),
+    }
+}
+
+fn bounded64(least: u64, most: u64) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
+    move |text| match text.parse::<u64>() {
+        Ok(n) if (least..=most).contains(&n) => Ok(n),
+        _ => Err(format!("give a whole number from {least} to {most}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    #[command(name = "runtime")]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(args: &[&str]) -> Result<Args, String> {
+        let command = Cli::command();
+        command
+            .try_get_matches_from([&["runtime"], args].concat())
+            .and_then(|m| Cli::from_arg_matches(&m))
+            .map(|cli| cli.args)
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn readme_table_names_every_flag_variable_and_default() {
+        let readme = include_str!("../README.md");
+        let documented: Vec<[String; 3]> = readme
+            .lines()
+            .filter(|line| line.starts_with("| `--"))
+            .map(|line| {
+                let cell = |i: usize| line.split('|').nth(i).unwrap_or_default().trim().replace('`', "");
+                [cell(1), cell(2), cell(3)]
+            })
+            .collect();
+        let command = Cli::command();
+        let actual: Vec<[String; 3]> = command
+            .get_arguments()
+            .filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version"))
+            .map(|arg| {
+                let value = arg.get_value_names().map(|v| v[0].to_string()).unwrap_or_default();
+                let default = arg.get_default_values().first().map(|v| v.to_string_lossy().into_owned());
+                [
+                    format!("--{} {value}", arg.get_long().unwrap_or_default()),
+                    arg.get_env().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default(),
+                    default.unwrap_or_default(),
+                ]
+            })
+            .collect();
+        assert_eq!(documented, actual);
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let args = parse(&["--model", "iris=a/b=c.onnx"]).unwrap();
+        assert_eq!(args.models[0], ModelArg { name: "iris".into(), path: "a/b=c.onnx".into() });
+        let config = args.config().unwrap();
+        assert_eq!(config.max_batch_size, 32);
+        assert_eq!(config.max_latency, Duration::ZERO);
+        assert_eq!(config.request_timeout, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn invalid_values_name_the_flag_and_the_remedy() {
+        for (args, flag, remedy) in [
+            (&["--max-batch-size", "0"][..], "--max-batch-size", "from 1 to 65536"),
+            (&["--max-latency-ms=-5"], "--max-latency-ms", "from 0 to 600000"),
+            (&["--queue-size", "many"], "--queue-size", "from 1 to 1000000"),
+            (&["--max-body-bytes", "0"], "--max-body-bytes", "at least 1"),
+            (&["--model", "iris"], "--model", "NAME=PATH"),
+            (&["--model", "a/b=x.onnx"], "--model", "A-Z a-z 0-9"),
+            (&["--http-address", "8080"], "--http-address", "invalid socket address"),
+            (&["--device", "tpu"], "--device", "cpu"),
+        ] {
+            let error = parse(args).unwrap_err();
+            assert!(error.contains(flag) && error.contains(remedy), "{args:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let args = parse(&["--max-latency-ms", "5000"]).unwrap();
+        assert!(args.config().unwrap_err().to_string().contains("--request-timeout-ms 5000"));
+        let args = parse(&["--model", "a=1.onnx", "--model", "a=2.onnx"]).unwrap();
+        assert_eq!(args.config().unwrap_err(), ConfigError::SameName("a".into()));
+    }
+}

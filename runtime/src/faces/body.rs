@@ -1,0 +1,119 @@
+//! Reading a request's body within its bounds.
+
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+
+use crate::error::{ApiError, Code};
+
+/// Room taken ahead on the word of Content-Length alone; more comes with the bytes.
+const MOST_AHEAD: usize = 1 << 20;
+
+/// The header of V2 bodies that hold binary tensors behind their JSON.
+const BINARY_HEADER: &str = "inference-header-content-length";
+
+/// The whole body, at most `limit` bytes of it.
+pub(crate) async fn read<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Bytes, ApiError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    check_encoding(headers)?;
+    let expected = content_length(headers);
+    if expected.is_some_and(|n| n > limit as u64) {
+        return Err(too_large(limit));
+    }
+    let mut body = pin!(body);
+    let mut first = Bytes::new();
+    let mut whole: Option<BytesMut> = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::invalid(format!("the body could not be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let so_far = whole.as_ref().map_or(first.len(), BytesMut::len);
+        if data.len() > limit - so_far {
+            return Err(too_large(limit));
+        }
+        if so_far == 0 {
+            first = data;
+            continue;
+        }
+        // A body of a single chunk, the usual one, is never copied.
+        let whole = whole.get_or_insert_with(|| {
+            let ahead = expected.map_or(0, |n| n as usize).clamp(first.len() + data.len(), MOST_AHEAD.max(first.len() + data.len()));
+            let mut whole = BytesMut::with_capacity(ahead);
+            whole.extend_from_slice(&first);
+            whole
+        });
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.map_or(first, BytesMut::freeze))
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_large(limit: usize) -> ApiError {
+    ApiError::new(
+        Code::BodyTooLarge,
+        format!("the body is longer than {limit} bytes; send fewer rows at a time, or raise --max-body-bytes"),
+    )
+}
+
+fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(BINARY_HEADER) {
+        return Err(ApiError::new(Code::Unsupported, "binary tensors are not served yet; send and ask for JSON data"));
+    }
+    let encoding = headers.get(CONTENT_ENCODING).map_or("identity", |v| v.to_str().unwrap_or("unreadable"));
+    if encoding.eq_ignore_ascii_case("identity") {
+        return Ok(());
+    }
+    Err(ApiError::new(Code::UnsupportedMedia, format!("Content-Encoding {encoding:?} is not read; send the body as it is")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
+
+    use super::*;
+
+    fn chunks(parts: &[&'static str]) -> impl Body<Data = Bytes, Error = Infallible> + use<> {
+        let frames: Vec<_> = parts.iter().map(|p| Ok(Frame::data(Bytes::from_static(p.as_bytes())))).collect();
+        StreamBody::new(tokio_stream::iter(frames))
+    }
+
+    #[tokio::test]
+    async fn chunks_are_put_together() {
+        let body = read(&HeaderMap::new(), chunks(&["a", "", "bc", "d"]), 4).await.unwrap();
+        assert_eq!(body, "abcd");
+        assert_eq!(read(&HeaderMap::new(), chunks(&[]), 4).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_body_past_the_limit_is_refused_with_or_without_a_length() {
+        let error = read(&HeaderMap::new(), chunks(&["abc", "de"]), 4).await.unwrap_err();
+        assert_eq!(error.code, Code::BodyTooLarge);
+        assert!(error.message.contains("--max-body-bytes"));
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_LENGTH, 5.into());
+        let error = read(&headers, Full::new(Bytes::from_static(b"")), 4).await.unwrap_err();
+        assert_eq!(error.code, Code::BodyTooLarge);
+    }
+
+    #[tokio::test]
+    async fn compressed_and_binary_bodies_are_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
+        assert_eq!(read(&headers, chunks(&[]), 4).await.unwrap_err().code, Code::UnsupportedMedia);
+        let mut headers = HeaderMap::new();
+        headers.insert(BINARY_HEADER, 10.into());
+        assert_eq!(read(&headers, chunks(&[]), 4).await.unwrap_err().code, Code::Unsupported);
+    }
+}

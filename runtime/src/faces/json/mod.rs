@@ -1,0 +1,10 @@
+//! JSON to tensors and back, without a tree in between: a body of 150,000 numbers goes straight into one vector of the
+//! model's element type, and an answer is written straight from one.
+
+mod collector;
+mod element;
+mod writer;
+
+pub(crate) use collector::{Collector, Label, Node, declared};
+pub(crate) use element::{Value, decode_base64};
+pub(crate) use writer::{Nested, check_text, columns, rows_of_objects};

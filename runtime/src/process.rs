@@ -1,0 +1,195 @@
+//! The life of the process: listen, load, serve, drain.
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use pilotlight_engine::Model;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, Stage};
+use crate::check::check;
+use crate::config::{Args, Config, DeviceArg, ModelArg};
+use crate::executor::Executor;
+use crate::metrics::Metrics;
+use crate::models::{ModelError, Repository};
+use crate::scheduler::Scheduler;
+use crate::server::serve;
+
+/// Exit code for flags, sockets and the like.
+const BAD_START: u8 = 2;
+/// Exit code for a model of the command line that can't be loaded.
+const BAD_MODEL: u8 = 3;
+
+/// Runs the runtime until SIGTERM or SIGINT, the end of the lifeline, or a model of the command line that can't be loaded.
+///
+/// Exit codes: 0 after a signal, a fine `--check` or the end of the lifeline; 1 for a `--check` that failed; 2 for a start that failed; 3 for a model
+/// of the command line that can't be loaded. Where it is not 0, the last line on stderr is `error: <reason>` (`--check`
+/// gives its reason on stdout). Builds its own tokio runtime: call it from a plain thread.
+pub fn main(args: Args) -> ExitCode {
+    match start(&args) {
+        Ok(code) => code,
+        Err(Failure { code, reason }) => {
+            eprintln!("error: {}", reason.replace('\n', " "));
+            ExitCode::from(code)
+        }
+    }
+}
+
+struct Failure {
+    code: u8,
+    reason: String,
+}
+
+fn bad_start(reason: impl ToString) -> Failure {
+    Failure { code: BAD_START, reason: reason.to_string() }
+}
+
+fn start(args: &Args) -> Result<ExitCode, Failure> {
+    if let Some(fd) = args.lifeline_fd {
+        watch_lifeline(fd)?;
+    }
+    if let Some(path) = &args.check {
+        return Ok(check(path, loader(args)));
+    }
+    init_logging(&args.log_level);
+    let config = args.config().map_err(bad_start)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        .enable_all()
+        .build()
+        .map_err(|error| bad_start(format!("can't start threads: {error}")))?;
+    let result = runtime.block_on(run(args, config));
+    // A load that is still under way must not hold up the end.
+    runtime.shutdown_background();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Threads that parse and write. The models run elsewhere, on all cores, so a few are plenty.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4)
+}
+
+fn init_logging(level: &str) {
+    let level = level.parse().unwrap_or(tracing::Level::INFO);
+    // Fails where the program around us has set its own, which then stands.
+    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+async fn run(args: &Args, config: Config) -> Result<(), Failure> {
+    let (mut terminate, mut interrupt) =
+        signal(SignalKind::terminate()).and_then(|t| Ok((t, signal(SignalKind::interrupt())?))).map_err(bad_start)?;
+    let listener = listen(args).await?;
+    let address = listener.local_addr().map_err(bad_start)?;
+    let metrics = Arc::new(Metrics::new());
+    let executor = Executor::spawn().map_err(|error| bad_start(format!("can't start the executor: {error}")))?;
+    let scheduler = Scheduler::new(&config, executor, Arc::clone(&metrics));
+    let repository = Repository::new(Box::new(loader(args)), scheduler.clone(), Arc::clone(&metrics));
+    let app = Arc::new(App::new(repository.clone(), scheduler, metrics, config.clone()));
+    let stop = CancellationToken::new();
+    let server =
+        serve(listener, Arc::clone(&app), config.max_connections, stop.clone(), config.drain_timeout);
+    let server = tokio::spawn(server);
+    tracing::info!(%address, models = args.models.len(), "listening");
+
+    let ended = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::pin!(ended);
+    tokio::select! {
+        loaded = load_all(&repository, &args.models) => {
+            loaded.map_err(|error| Failure { code: BAD_MODEL, reason: error.to_string() })?;
+            app.enter(Stage::Serving);
+            ended.await;
+        }
+        () = &mut ended => {}
+    }
+
+    tracing::info!(delay_ms = config.drain_delay.as_millis(), "draining");
+    app.enter(Stage::Draining);
+    tokio::time::sleep(config.drain_delay).await;
+    stop.cancel();
+    server.await.map_err(bad_start)?;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Loads side by side; the first failure ends it.
+async fn load_all(repository: &Repository, models: &[ModelArg]) -> Result<(), ModelError> {
+    let mut loads = JoinSet::new();
+    for ModelArg { name, path } in models.iter().cloned() {
+        let repository = repository.clone();
+        loads.spawn(async move { repository.load(&name, &path).await });
+    }
+    while let Some(load) = loads.join_next().await {
+        match load {
+            Ok(result) => result?,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+    Ok(())
+}
+
+/// The engine behind `Repository`.
+fn loader(args: &Args) -> impl Fn(&Path) -> Result<Arc<dyn Model>, String> + Send + Sync + 'static {
+    let device = match args.device {
+        DeviceArg::Auto => pilotlight_engine::Device::Auto,
+        DeviceArg::Cpu => pilotlight_engine::Device::Cpu,
+    };
+    let options = pilotlight_engine::LoadOptions { device, threads: args.threads };
+    move |path| pilotlight_engine::load(path, &options).map(Arc::from).map_err(|error| error.to_string())
+}
+
+async fn listen(args: &Args) -> Result<TcpListener, Failure> {
+    match args.listen_fd {
+        Some(fd) => inherited(fd),
+        None => bind(args.http_address).await,
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        bad_start(format!("can't listen on {address}: {error}; give a free address with --http-address"))
+    })
+}
+
+/// Takes over a listening socket that the parent left open. `listenfd` speaks systemd's protocol, in which sockets are
+/// numbered from 3 on; taking any other descriptor as a socket is not possible in safe code.
+fn inherited(fd: i32) -> Result<TcpListener, Failure> {
+    let fault = |why: String| bad_start(format!("--listen-fd {fd}: {why}"));
+    let index = usize::try_from(fd - 3).map_err(|_| fault("inherited sockets start at 3".to_owned()))?;
+    let listener = listenfd::ListenFd::from_env()
+        .take_tcp_listener(index)
+        .map_err(|error| fault(error.to_string()))?
+        .ok_or_else(|| fault("no such socket; the parent has to set LISTEN_FDS to the number of sockets from 3 on".to_owned()))?;
+    listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)).map_err(|error| fault(error.to_string()))
+}
+
+/// Exits when the pipe ends. On a thread of its own, so that neither a long load nor a stuck reactor delays it.
+fn watch_lifeline(fd: i32) -> Result<(), Failure> {
+    let fault = |error: std::io::Error| bad_start(format!("--lifeline-fd {fd}: {error}"));
+    // Opening the pipe anew is the safe way to read from an inherited descriptor. The process keeps only read ends, so the
+    // pipe ends with the parent.
+    let mut pipe = std::fs::File::open(format!("/proc/self/fd/{fd}")).map_err(fault)?;
+    let watch = move || {
+        let mut byte = [0];
+        loop {
+            match pipe.read(&mut byte) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        std::process::exit(0);
+    };
+    std::thread::Builder::new().name("lifeline".into()).spawn(watch).map(drop).map_err(fault)
+}

@@ -1,0 +1,100 @@
+//! The one run that a model must survive before it is ready.
+//!
+//! Its inputs are zeros (empty strings) in the declared shape, dimensions of no fixed size being 1. Where that is a fair sample
+//! (every input numeric, every dimension but the first fixed) a failing run fails the model. Otherwise the sample may be at
+//! fault: an empty string need not be a known category, a picture of one pixel may be too small for the first pooling. Such a
+//! failure is logged and the model is ready; a model that refuses its inputs (`RunError::Input`) is ready as well.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use half::{bf16, f16};
+use pilotlight_engine::{Data, DataType, Dim, RunError, Signature, Tensor, TensorInfo};
+use tokio::time::Instant;
+
+use crate::error::InferError;
+use crate::scheduler::{Request, Scheduler};
+use crate::served::Served;
+
+/// A first run may compile and tune; it has nothing to do with a request's deadline.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Elements of a sample; past it there is no warm-up, for what would be measured is the allocator.
+const MOST_ELEMENTS: usize = 1 << 28;
+
+/// Runs the model once through the executor.
+///
+/// # Errors
+/// The reason why the model can't serve.
+pub(crate) async fn warm_up(scheduler: &Scheduler, served: &Arc<Served>) -> Result<(), String> {
+    let Some(inputs) = sample(served.signature()) else {
+        tracing::warn!(model = served.name(), "no warm-up run: the declared inputs are too large");
+        return Ok(());
+    };
+    let now = Instant::now();
+    let request = Request { inputs, arrived: now, deadline: now + LIMIT };
+    let result = match scheduler.submit(scheduler.open(served), request) {
+        Ok(pending) => pending.wait().await.map(drop),
+        Err(refused) => Err(refused),
+    };
+    let Err(error) = result else { return Ok(()) };
+    if forgivable(&error, served.signature()) {
+        tracing::warn!(model = served.name(), %error, "the warm-up run failed on made-up inputs; the model is ready all the same");
+        return Ok(());
+    }
+    Err(format!("the warm-up run failed: {error}"))
+}
+
+/// Runs the model once on the calling thread, with the same rules.
+pub(crate) fn run_once(model: &dyn pilotlight_engine::Model) -> Result<(), String> {
+    let Some(inputs) = sample(model.signature()) else { return Ok(()) };
+    match model.run(inputs).map_err(InferError::from) {
+        Err(error) if !forgivable(&error, model.signature()) => Err(format!("the warm-up run failed: {error}")),
+        _ => Ok(()),
+    }
+}
+
+fn forgivable(error: &InferError, signature: &Signature) -> bool {
+    match error {
+        // A full queue is no fault of the model; it will be warm after its first request.
+        InferError::Run(RunError::Input { .. }) | InferError::QueueFull { .. } | InferError::QueueBytesFull { .. } => true,
+        InferError::Run(RunError::Node { .. }) => !signature.inputs.iter().all(is_fair),
+        InferError::Timeout { .. } | InferError::Broken(_) => false,
+    }
+}
+
+/// Whether zeros in the smallest shape are as good an input as any.
+fn is_fair(input: &TensorInfo) -> bool {
+    let fixed = |shape: &Vec<Dim>| shape.iter().skip(1).all(|d| matches!(d, Dim::Fixed(_)));
+    input.datatype != DataType::Bytes && input.shape.as_ref().is_some_and(fixed)
+}
+
+fn sample(signature: &Signature) -> Option<Vec<Tensor>> {
+    signature.inputs.iter().map(zeros).collect()
+}
+
+fn zeros(info: &TensorInfo) -> Option<Tensor> {
+    let size = |dim: &Dim| match dim {
+        Dim::Fixed(n) => *n,
+        Dim::Symbol(_) | Dim::Unknown => 1,
+    };
+    let shape: Vec<usize> = info.shape.as_ref().map_or_else(|| vec![1], |dims| dims.iter().map(size).collect());
+    let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MOST_ELEMENTS)?;
+    let data = match info.datatype {
+        DataType::Bool => Data::Bool(vec![false; n]),
+        DataType::U8 => Data::U8(vec![0; n]),
+        DataType::U16 => Data::U16(vec![0; n]),
+        DataType::U32 => Data::U32(vec![0; n]),
+        DataType::U64 => Data::U64(vec![0; n]),
+        DataType::I8 => Data::I8(vec![0; n]),
+        DataType::I16 => Data::I16(vec![0; n]),
+        DataType::I32 => Data::I32(vec![0; n]),
+        DataType::I64 => Data::I64(vec![0; n]),
+        DataType::F16 => Data::F16(vec![f16::ZERO; n]),
+        DataType::BF16 => Data::BF16(vec![bf16::ZERO; n]),
+        DataType::F32 => Data::F32(vec![0.0; n]),
+        DataType::F64 => Data::F64(vec![0.0; n]),
+        DataType::Bytes => Data::Bytes(vec![bytes::Bytes::new(); n]),
+    };
+    Tensor::new(shape, data)
+}
