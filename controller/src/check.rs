@@ -171,3 +171,48 @@ fn without_line(status: std::process::ExitStatus, stderr: &str) -> String {
     }
 }
 
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checker(change: impl FnOnce(&mut CheckConfig)) -> Checker {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fake-runtime.sh");
+        let mut config = CheckConfig::default();
+        change(&mut config);
+        Checker::new(config, LocalConfig::with_executable(script)).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn content_that_was_checked_is_not_checked_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (checker, path) = (checker(|_| {}), directory.path().join("m.onnx"));
+        for _ in 0..3 {
+            assert!(checker.check(&path, "digest").await.is_ok());
+        }
+        let counted = || std::fs::read_to_string(directory.path().join("m.onnx.checks")).unwrap().lines().count();
+        assert_eq!(counted(), 1);
+        assert!(checker.check(&path, "other").await.is_ok());
+        assert_eq!(counted(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_broken_model_is_named() {
+        let verdict = checker(|_| {}).check(Path::new("/m/bad.onnx"), "d").await;
+        assert_eq!(verdict, Err("operator Foo is not supported".to_owned()));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_check_that_dies_is_a_broken_model() {
+        let error = checker(|_| {}).check(Path::new("/m/crash.onnx"), "d").await.unwrap_err();
+        assert!(error.contains("signal: 9") && error.ends_with("out of memory"), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_check_that_hangs_ends_with_its_time() {
+        let checker = checker(|config| config.timeout = Duration::from_millis(200));
+        let error = checker.check(Path::new("/m/hang.onnx"), "d").await.unwrap_err();
+        assert_eq!(error, "loading took longer than 0 s");
+        assert_eq!(checker.known("d"), None, "it may pass by itself");
+    }
+}

@@ -79,6 +79,7 @@ pub(crate) struct Shared {
     pub(crate) status: watch::Sender<Arc<StatusSet>>,
     pub(crate) changes: broadcast::Sender<Arc<Change>>,
     pub(crate) metrics: Metrics,
+    pub(crate) registry: Registry,
 }
 
 impl Controller {
@@ -91,6 +92,7 @@ impl Controller {
             status: watch::Sender::new(Arc::default()),
             changes: broadcast::Sender::new(config.changes_capacity.max(1)),
             metrics: Metrics::new(&parts.registry)?,
+            registry: parts.registry,
             config: Arc::new(config),
         };
         let declared = parts.source.declared();
@@ -334,6 +336,8 @@ impl Run {
             }
             self.resolve(key);
         }
+        let storages: Vec<_> = declared.services.values().map(|service| &service.storage).collect();
+        self.models.retain(&storages);
         self.told = declared;
         self.dirty();
     }

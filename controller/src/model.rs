@@ -99,8 +99,12 @@ impl Models {
     }
 
     /// Forgets files that nobody declares any more.
-    pub(crate) fn retain(&self, declared: impl Fn(&Path) -> bool) {
-        self.known.lock().retain(|path, _| declared(path));
+    pub(crate) fn retain(&self, declared: &[&Storage]) {
+        let holds = |storage: &Storage, path: &Path| match storage {
+            Storage::Local(local) => path == local || path.parent() == Some(local),
+            _ => false,
+        };
+        self.known.lock().retain(|path, _| declared.iter().any(|storage| holds(storage, path)));
     }
 
     fn digest(&self, path: &Path) -> io::Result<String> {

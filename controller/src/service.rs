@@ -21,7 +21,7 @@ use crate::{
     platform::{Exit, ExitCause, Platform, PlatformEvent, Replica, Revision, Workload},
     replicas::{Action, Observed, Phase, plan},
     reports::Reading,
-    status::Problem,
+    status::{Problem, reason},
     traffic::Traffic,
     workload,
 };
@@ -166,12 +166,17 @@ impl ServiceState {
             if applied != Some(&workload) {
                 self.apply(ctx, workload);
             }
+            if self.problem.as_ref().is_some_and(|problem| problem.reason != reason::MODEL_INVALID) {
+                // The file is back, or the failed revision was given up.
+                self.clear_problem(ctx);
+                self.reconcile(ctx);
+            }
             return !self.checked;
         }
         if self.candidate.as_ref().is_some_and(|candidate| candidate.revision == workload.revision) {
             return false;
         }
-        self.problem = None;
+        self.clear_problem(ctx);
         self.checked = false;
         if self.serving() {
             self.candidate = Some(workload);
@@ -195,7 +200,7 @@ impl ServiceState {
         match verdict {
             Ok(took) => {
                 ctx.tell(&key_of(self), What::ModelOk(took));
-                self.problem = None;
+                self.clear_problem(ctx);
                 if let Some(candidate) = self.candidate.take() {
                     self.adopt(ctx, candidate);
                 }
@@ -238,6 +243,12 @@ impl ServiceState {
             ctx.traffic.wake_failed(&self.backend, problem.wake_error());
         }
         self.problem = Some(problem);
+    }
+
+    fn clear_problem(&mut self, ctx: &Context<'_>) {
+        if self.problem.take().is_some() {
+            ctx.traffic.wake_recovered(&self.backend);
+        }
     }
 
     /// A request found no replica.
@@ -340,7 +351,7 @@ impl ServiceState {
         ctx.tell(&key_of(self), What::Ready(id.clone(), took));
         if newest {
             self.backoff.reset();
-            self.problem = None;
+            self.clear_problem(ctx);
             self.checked = true;
         }
         self.reconcile(ctx);

@@ -342,9 +342,7 @@ impl Traffic for MockTraffic {
         }
     }
 
-    fn ready(&self, _: &BackendId) -> Vec<EndpointId> {
-        Vec::new()
-    }
+    fn wake_recovered(&self, _: &BackendId) {}
 
     fn last_wake(&self, _: &BackendId) -> Option<Duration> {
         None

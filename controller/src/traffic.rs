@@ -1,9 +1,10 @@
 //! The seam to the proxy in the path of the requests: what the controller asks of it and hears from it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use futures_util::{future::BoxFuture, stream::BoxStream};
-use pilotlight_activator::{BackendId, Endpoint, EndpointId, Route, Snapshot, WakeError};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use pilotlight_activator::{Activator, BackendId, Endpoint, EndpointId, Event, Route, Snapshot, WakeError};
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 /// What the proxy tells.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,9 @@ pub trait Traffic: Send + Sync + 'static {
     /// Requests that wait for this backend get this reason instead of waiting on.
     fn wake_failed(&self, backend: &BackendId, error: WakeError);
 
+    /// What was said by [`Self::wake_failed`] no longer holds.
+    fn wake_recovered(&self, backend: &BackendId);
+
     /// No new picks of this endpoint. The future resolves when nothing is in flight on it; `None` where the endpoint isn't
     /// known, so that nothing can be in flight. Dropping the future does not take the seal back.
     fn seal(&self, backend: &BackendId, endpoint: &EndpointId) -> Option<BoxFuture<'static, ()>>;
@@ -39,8 +43,10 @@ pub trait Traffic: Send + Sync + 'static {
     /// The counts as they are now, under the reporter's next sequence number.
     fn snapshot(&self) -> Snapshot;
 
-    /// Endpoints that answered their probe and take requests, for one who missed the events.
-    fn ready(&self, backend: &BackendId) -> Vec<EndpointId>;
+    /// Endpoints that answered their probe, for one who missed the events. A proxy that can't tell says none.
+    fn ready(&self, _backend: &BackendId) -> Vec<EndpointId> {
+        Vec::new()
+    }
 
     /// How long the first request of the last wake took from its arrival to its answer; `None` before the first wake.
     fn last_wake(&self, backend: &BackendId) -> Option<Duration>;
@@ -49,40 +55,52 @@ pub trait Traffic: Send + Sync + 'static {
     fn events(&self) -> BoxStream<'static, TrafficEvent>;
 }
 
-impl<T: Traffic + ?Sized> Traffic for Arc<T> {
+/// The activator in the same process.
+impl Traffic for Activator {
     fn set_routes(&self, routes: Vec<Route>) -> Result<(), String> {
-        (**self).set_routes(routes)
+        Self::set_routes(self, routes).map_err(|error| error.to_string())
     }
 
     fn set_endpoints(&self, backend: &BackendId, endpoints: Vec<Endpoint>) {
-        (**self).set_endpoints(backend, endpoints);
+        Self::set_endpoints(self, backend, endpoints);
     }
 
     fn wake_failed(&self, backend: &BackendId, error: WakeError) {
-        (**self).wake_failed(backend, error);
+        Self::wake_failed(self, backend, error);
+    }
+
+    fn wake_recovered(&self, backend: &BackendId) {
+        Self::wake_recovered(self, backend);
     }
 
     fn seal(&self, backend: &BackendId, endpoint: &EndpointId) -> Option<BoxFuture<'static, ()>> {
-        (**self).seal(backend, endpoint)
+        let sealed = Self::seal(self, backend, endpoint)?;
+        Some(async move { sealed.drained().await }.boxed())
     }
 
     fn unseal(&self, backend: &BackendId, endpoint: &EndpointId) {
-        (**self).unseal(backend, endpoint);
+        // One that vanished meanwhile is replaced when the platform says so.
+        Self::unseal(self, backend, endpoint);
     }
 
     fn snapshot(&self) -> Snapshot {
-        (**self).snapshot()
-    }
-
-    fn ready(&self, backend: &BackendId) -> Vec<EndpointId> {
-        (**self).ready(backend)
+        Self::snapshot(self)
     }
 
     fn last_wake(&self, backend: &BackendId) -> Option<Duration> {
-        (**self).last_wake(backend)
+        Some(Self::last_wake(self, backend)?.total())
     }
 
     fn events(&self) -> BoxStream<'static, TrafficEvent> {
-        (**self).events()
+        BroadcastStream::new(Self::events(self)).map(translate).boxed()
+    }
+}
+
+fn translate(event: Result<Event, BroadcastStreamRecvError>) -> TrafficEvent {
+    match event {
+        Ok(Event::EndpointReady { backend, endpoint }) => TrafficEvent::Ready(backend, endpoint),
+        Ok(Event::EndpointFailed { backend, endpoint, .. }) => TrafficEvent::Failed(backend, endpoint),
+        Ok(Event::WakeFinished { backend, phases }) => TrafficEvent::Woken(backend, phases.total()),
+        Err(BroadcastStreamRecvError::Lagged(lost)) => TrafficEvent::Lagged(lost),
     }
 }

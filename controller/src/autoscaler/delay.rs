@@ -15,7 +15,8 @@ impl MaxWindow {
             self.falling.pop_back();
         }
         self.falling.push_back((now, wish));
-        while self.falling.front().is_some_and(|&(time, _)| time + delay <= now && time != now) {
+        // The newest always counts, whatever the delay.
+        while self.falling.len() > 1 && self.falling.front().is_some_and(|&(time, _)| time + delay <= now) {
             self.falling.pop_front();
         }
         self.falling.front().map_or(wish, |&(_, value)| value)

@@ -128,6 +128,12 @@ impl SourceHandle {
         answer.await.map_err(|_| Refusal::Stopped)?
     }
 
+    /// A handle to nothing.
+    #[cfg(test)]
+    pub(crate) fn detached() -> Self {
+        Self { commands: mpsc::channel(1).0 }
+    }
+
     async fn order(&self, command: Command) -> Result<(), Refusal> {
         self.commands.send(command).await.map_err(|_| Refusal::Stopped)
     }
