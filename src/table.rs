@@ -108,30 +108,26 @@ impl Changes {
     /// The rows of what is different from before, with the heading above the first. A service that is gone gets a last row
     /// that says so.
     pub(crate) fn next(&mut self, items: &[Item], palette: Palette) -> String {
-        let mut text = String::new();
-        self.layout.widen(items);
-        if !self.begun {
-            self.begun = true;
-            text += &self.layout.heading(palette);
-        }
         let now: BTreeMap<_, _> = items
             .iter()
             .map(|item| ((item.namespace.clone(), item.name.clone()), item.clone()))
             .collect();
-        for (key, item) in &now {
-            if self.known.get(key) != Some(item) {
-                text += &self.layout.row(item, palette);
-            }
+        let changed = now.iter().filter(|(key, item)| self.known.get(*key) != Some(item));
+        let mut rows: Vec<Item> = changed.map(|(_, item)| item.clone()).collect();
+        let gone = self.known.iter().filter(|(key, _)| !now.contains_key(*key));
+        rows.extend(gone.map(|(_, item)| Item {
+            ready: false,
+            reason: Some("Deleted".to_owned()),
+            ..item.clone()
+        }));
+        self.layout.widen(&rows);
+        let mut text = String::new();
+        if !self.begun {
+            self.begun = true;
+            text += &self.layout.heading(palette);
         }
-        for (key, item) in &self.known {
-            if !now.contains_key(key) {
-                let gone = Item {
-                    ready: false,
-                    reason: Some("Deleted".to_owned()),
-                    ..item.clone()
-                };
-                text += &self.layout.row(&gone, palette);
-            }
+        for row in &rows {
+            text += &self.layout.row(row, palette);
         }
         self.known = now;
         text

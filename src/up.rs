@@ -1,6 +1,16 @@
 //! `pilotlight up DIR`: activator, controller and local platform in one process.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+mod console;
+mod serve;
+
+use std::{
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use tracing_subscriber::EnvFilter;
 
 use crate::output;
 
@@ -42,6 +52,32 @@ pub(crate) struct Args {
 
 /// Serves until it is told to end.
 pub(crate) fn run(args: Args) -> ExitCode {
-    output::complain(format!("error: `up` is not wired yet: {args:?}"));
-    ExitCode::FAILURE
+    let filter = match EnvFilter::builder().parse(&args.log_level) {
+        Ok(filter) => filter,
+        Err(error) => {
+            output::complain(format!("error: --log-level {:?}: {error}", args.log_level));
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::complain(format!("error: can't start the async runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(serve::run(args));
+    // Watchers of the API and blocking jobs end with the process.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }

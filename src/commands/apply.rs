@@ -28,7 +28,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let palette = Palette::stderr();
     let texts = files::read(&args.file)?;
-    let mut faulty = false;
+    let (mut faulty, mut services) = (false, 0);
     let mut warnings = Vec::new();
     for Manifests { file, text, .. } in &texts {
         let parsed = manifests::parse(text, file);
@@ -36,9 +36,15 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         tell(palette.bad("error"), &parsed.faults);
         tell(palette.caution("warning"), &parsed.warnings);
         warnings.extend(parsed.warnings);
+        services += parsed.services.len();
     }
     if faulty {
         return Err(Failure::Told);
+    }
+    if services == 0 {
+        return Err(Failure::Message(
+            "there is no InferenceService in what was given".to_owned(),
+        ));
     }
     let client = Client::new(&args.server)?;
     for text in &texts {
