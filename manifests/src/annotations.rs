@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) target: Option<f64>,
     /// `initial-scale`; its default follows from `minReplicas`.
     pub(crate) initial_scale: Option<u32>,
+    /// `serving.kserve.io/stop`.
+    pub(crate) stopped: bool,
 }
 
 /// One annotation.

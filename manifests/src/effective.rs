@@ -24,7 +24,7 @@ pub enum Storage {
 pub struct Scaling {
     /// `minReplicas`; KServe's default 1, 0 scales to zero.
     pub min_replicas: u32,
-    /// `maxReplicas`; `None` is unlimited.
+    /// `maxReplicas`; `None` is unlimited, 0 is stopped by the annotation `serving.kserve.io/stop`.
     pub max_replicas: Option<u32>,
     /// Concurrency that one replica is meant for before utilisation is applied: `scaleTarget`, the `target`
     /// annotation, `containerConcurrency`, or 100.

@@ -55,8 +55,14 @@ pub struct Parsed {
 /// Reads the YAML documents (or JSON, being YAML) of `text`. `file` names them in messages, and a relative `storageUri` is
 /// relative to its directory; where `file` is relative itself, to the working directory. Reads no file. Never panics; a faulty
 /// document does not hide the others.
+///
+/// Models come with JSON files of their own (configurations, vocabularies, example requests), and those may lie beside
+/// manifests: a `*.json` file that holds neither `"apiVersion"` nor `"InferenceService"` is taken for one and says nothing.
 pub fn parse(text: &str, file: &Path) -> Parsed {
     let mut parsed = Parsed::default();
+    if is_data(text, file) {
+        return parsed;
+    }
     for document in tree::load(text) {
         let mut report = Report::new(file);
         for problem in document.problems {
@@ -70,6 +76,13 @@ pub fn parse(text: &str, file: &Path) -> Parsed {
         parsed.warnings.append(&mut report.warnings);
     }
     parsed
+}
+
+fn is_data(text: &str, file: &Path) -> bool {
+    let marked = ["\"apiVersion\"", "\"InferenceService\""]
+        .iter()
+        .any(|mark| text.contains(mark));
+    file.extension().is_some_and(|extension| extension == "json") && !marked
 }
 
 fn read(root: &Node, file: &Path, report: &mut Report<'_>) -> Option<Service> {
@@ -112,7 +125,7 @@ fn is_inference_service(root: &Node, report: &mut Report<'_>) -> bool {
             report.fault(root.line_of(&["apiVersion"]), "apiVersion", message);
             false
         }
-        (None, None) if !matches!(root.kind, tree::Kind::Map(_)) => {
+        (None, None) if root.get("apiVersion").is_none() && root.get("kind").is_none() => {
             report.fault(root.line_of(&[]), "", format!("this is no manifest: {expected}"));
             false
         }

@@ -328,6 +328,10 @@ impl Rules<'_, '_> {
             (None, None) => scaling.target,
         };
         self.bounds(&settings);
+        if settings.stopped {
+            let scaling = &mut settings.scaling;
+            (scaling.min_replicas, scaling.max_replicas, scaling.initial_scale) = (0, Some(0), 0);
+        }
         settings
     }
 

@@ -158,3 +158,29 @@ fn nothing_is_no_manifest_and_no_fault() {
         assert_eq!(parse(text, Path::new("m.yaml")), Parsed::default(), "{text:?}");
     }
 }
+
+#[test]
+fn json_beside_manifests_that_is_none_says_nothing() {
+    for text in [
+        r#"{"instances": [[1]]}"#,
+        "[1, 2",
+        &format!("[{}0]", "1, ".repeat(60_000)),
+    ] {
+        assert_eq!(parse(text, Path::new("input.json")), Parsed::default());
+        assert_ne!(parse(text, Path::new("input.yaml")), Parsed::default());
+    }
+    let forgotten = r#"{"kind": "InferenceService", "metadata": {"name": "iris"}}"#;
+    assert!(!parse(forgotten, Path::new("iris.json")).faults.is_empty());
+}
+
+#[test]
+fn a_stopped_service_has_no_replica_at_all() {
+    let text =
+        minimal("  annotations: {serving.kserve.io/stop: \"true\"}\n") + "    minReplicas: 2\n    maxReplicas: 3\n";
+    let scaling = only(&text).scaling;
+    assert_eq!(
+        (scaling.min_replicas, scaling.max_replicas, scaling.initial_scale),
+        (0, Some(0), 0)
+    );
+    assert_eq!(only(&text.replace("true", "false")).scaling.max_replicas, Some(3));
+}

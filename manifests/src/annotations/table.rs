@@ -280,10 +280,14 @@ pub(super) const TABLE: &[Annotation] = &[
             "Pilotlight scales with its own autoscaler whatever the class: `none` or `external` says so in KServe's words",
         ),
     },
-    ignored(
-        "serving.kserve.io/stop",
-        "stopping a service by annotation is not supported yet, it is served: delete it to stop it",
-    ),
+    Annotation {
+        name: "serving.kserve.io/stop",
+        alias: None,
+        form: Form::Bool,
+        default: "false",
+        meaning: "`true` ends the replicas and answers requests with an error until it is taken away",
+        effect: Effect::Set(|settings, given| settings.stopped = given.bool()),
+    },
     ignored(
         "serving.kserve.io/targetUtilizationPercentage",
         "KServe itself no longer reads it: give `autoscaling.knative.dev/target-utilization-percentage`",
