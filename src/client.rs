@@ -107,7 +107,7 @@ impl Client {
         })
     }
 
-    /// Creates and changes services. `file` names the text in faults.
+    /// Creates and changes services. `file`, a name within the directory `base`, names the text in faults.
     pub(crate) async fn apply(&self, text: String, file: &str, base: &str) -> Result<Applied, Error> {
         let request = self
             .request(Method::PUT, &["manifests"])

@@ -55,7 +55,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 async fn apply(client: &Client, text: &Manifests, told: &[Fault], palette: Palette) -> Result<(), Failure> {
     let absolute = manifests::absolute(&text.text, &text.base);
-    let file = text.file.display().to_string();
+    let file = text.file.file_name().unwrap_or_default().to_string_lossy();
     match client.apply(absolute, &file, &text.base.display().to_string()).await {
         Ok(applied) => {
             let mut warnings = named(applied.warnings, text);
