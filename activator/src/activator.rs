@@ -118,7 +118,7 @@ impl Activator {
         }
         control
             .backends
-            .retain(|id, backend| used.contains(id) || backend.endpoint_counts() != Default::default());
+            .retain(|id, backend| used.contains(id) || !backend.is_unused());
         let metrics = &self.inner.shared.metrics;
         control.stats.retain(|id, stats| {
             let stays = known.contains(id);

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     BackendCounts, BackendId, Config, Endpoint, EndpointId, Event, Protocol, RouteId, RoutePolicy, WakeError,
     WakePhases, WakeReason, Waker,
-    core::state::{AfterWake, BackendState, Bounds, EndpointCounts, Full, Grant, Outcome, Pick},
+    core::state::{AfterWake, BackendState, Bounds, EndpointCounts, Full, Grant, NoWait, Outcome, Pick},
     error::{Code, Failure},
     metrics::Metrics,
     phases::Woken,
@@ -137,6 +137,11 @@ impl Backend {
         self.state.lock().endpoint_counts()
     }
 
+    /// It has no endpoints and no requests.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.state.lock().is_unused()
+    }
+
     pub(crate) fn readiness(&self) -> Readiness {
         let state = self.state.lock();
         match state.failure() {
@@ -167,7 +172,7 @@ impl Backend {
     pub(crate) fn arrive(self: &Arc<Self>, at: Instant) -> Arrival {
         let (ticket, epoch) = {
             let mut state = self.state.lock();
-            let ticket = state.arrive(self.shared.now());
+            let ticket = state.arrive(at.saturating_duration_since(self.shared.epoch));
             (ticket, state.begin_wake())
         };
         self.call_waker(epoch);
@@ -457,7 +462,7 @@ impl Arrival {
                     let waiter = Waiter { route, reply };
                     let cold = state
                         .wait(self.ticket, bounds(policy), waiter)
-                        .map_err(|full| waiting_room_full(full, policy))?;
+                        .map_err(|why| cannot_wait(why, policy))?;
                     self.cold |= cold;
                     waiting
                 }
@@ -528,6 +533,13 @@ impl Drop for Arrival {
     fn drop(&mut self) {
         let now = self.backend.shared.now();
         self.backend.state.lock().depart(now, self.pending, self.reserved);
+    }
+}
+
+fn cannot_wait(why: NoWait, policy: &RoutePolicy) -> Failure {
+    match why {
+        NoWait::Full(full) => waiting_room_full(full, policy),
+        NoWait::WakeFailed(error) => Failure::from(&error),
     }
 }
 
@@ -609,3 +621,7 @@ impl Drop for Permit {
         self.give_back(Outcome::Neutral);
     }
 }
+
+#[cfg(test)]
+#[path = "backend_tests.rs"]
+mod tests;

@@ -421,6 +421,7 @@ mod tests {
             stats.series.ended(&metrics, "ns/a", &method, None, Duration::ZERO);
         }
         stats.series.remove(&metrics, "ns/a");
-        assert!(!String::from_utf8(metrics.text().unwrap()).unwrap().contains("ns"));
+        let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+        assert!(!text.contains("\"ns"), "{text}");
     }
 }

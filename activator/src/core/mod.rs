@@ -6,6 +6,7 @@
 //! * [`pick`]: which endpoint of the backend
 //! * [`ramp`]: how many requests an endpoint may hold
 //! * [`retry`]: what happens to a request whose endpoint failed under it
+//! * [`waking`]: whether a sleeping backend's waker has to be called
 //! * [`state`]: endpoints, waiting room and counts of one backend, put together from the above
 
 pub(crate) mod pick;
@@ -13,4 +14,5 @@ pub(crate) mod ramp;
 pub(crate) mod retry;
 pub(crate) mod state;
 pub(crate) mod table;
+pub(crate) mod waking;
 pub(crate) mod weight;

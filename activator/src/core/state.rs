@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     pick::{self, Load},
     ramp::Ramp,
+    waking::{Answer, Waking},
 };
 use crate::{BackendCounts, Endpoint, EndpointId, EndpointState, WakeError};
 
@@ -49,6 +50,15 @@ pub(crate) enum Full {
     Requests,
     /// The bodies of waiting requests take as many bytes as may.
     Bytes,
+}
+
+/// Why a request can't wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoWait {
+    /// There is no place.
+    Full(Full),
+    /// The wake that it set off has failed already.
+    WakeFailed(WakeError),
 }
 
 /// Bounds of the waiting room, from the route's policy.
@@ -118,17 +128,6 @@ pub(crate) struct EndpointCounts {
     pub(crate) sealed: usize,
 }
 
-#[derive(Debug, Default)]
-struct WakeBook {
-    /// A call of the waker is under way.
-    calling: bool,
-    /// The waker said yes and no live endpoint has shown up since.
-    asked: bool,
-    /// Rises whenever the backend loses its last live endpoint: an answer given before says nothing any more.
-    epoch: u64,
-    failure: Option<WakeError>,
-}
-
 /// What to do after the waker answered.
 #[derive(Debug)]
 pub(crate) enum AfterWake<W> {
@@ -160,7 +159,7 @@ pub(crate) struct BackendState<E, W> {
     arrivals: u64,
     integral: f64,
     integral_at: Duration,
-    wake: WakeBook,
+    waking: Waking,
     next_key: u64,
     random: u64,
 }
@@ -177,7 +176,7 @@ impl<E: Clone, W> BackendState<E, W> {
             arrivals: 0,
             integral: 0.0,
             integral_at: Duration::ZERO,
-            wake: WakeBook::default(),
+            waking: Waking::default(),
             next_key: 0,
             random: seed,
         }
@@ -249,6 +248,11 @@ impl<E: Clone, W> BackendState<E, W> {
         counts
     }
 
+    /// Neither endpoints nor requests are left.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.slots.is_empty() && self.open == 0
+    }
+
     /// Whether an endpoint is ready, with or without room.
     pub(crate) fn any_ready(&self) -> bool {
         self.slots.iter().any(Slot::ready)
@@ -306,9 +310,14 @@ impl<E: Clone, W> BackendState<E, W> {
 
     /// Enters the waiting room. `ticket` is the request's place in the order of arrival; one that comes back after a
     /// failed attempt keeps it. Gives whether the backend is cold, without any ready endpoint.
-    pub(crate) fn wait(&mut self, ticket: u64, bounds: Bounds, waiter: W) -> Result<bool, Full> {
+    pub(crate) fn wait(&mut self, ticket: u64, bounds: Bounds, waiter: W) -> Result<bool, NoWait> {
+        if !self.any_live()
+            && let Some(error) = self.waking.failure_for(ticket)
+        {
+            return Err(NoWait::WakeFailed(error.clone()));
+        }
         if !self.has_place(bounds) {
-            return Err(Full::Requests);
+            return Err(NoWait::Full(Full::Requests));
         }
         self.waiters.insert(ticket, waiter);
         Ok(!self.any_ready())
@@ -495,69 +504,61 @@ impl<E: Clone, W> BackendState<E, W> {
 
     fn note_ready(&mut self) {
         if self.any_ready() {
-            self.wake.failure = None;
+            self.waking.recovered();
         }
     }
 
     fn note_live(&mut self, had_live: bool) {
         if self.any_live() {
-            self.wake.asked = false;
+            self.waking.forget_answer();
         } else if had_live {
-            self.wake.asked = false;
-            self.wake.epoch += 1;
+            self.waking.lost();
         }
     }
 
-    /// Whether the waker has to be called now: requests are pending, nothing is live, nobody was asked. A true answer
-    /// counts as the beginning of the call; [`Self::wake_answered`] has to follow.
+    fn needs_waking(&self) -> bool {
+        self.pending > 0 && !self.any_live()
+    }
+
+    /// Whether the waker has to be called now: requests are pending, nothing is live, nobody was asked. `Some` counts
+    /// as the beginning of the call; [`Self::wake_answered`] has to follow.
     pub(crate) fn begin_wake(&mut self) -> Option<u64> {
-        if self.pending == 0 || self.wake.calling || self.wake.asked || self.any_live() {
-            return None;
-        }
-        self.wake.calling = true;
-        Some(self.wake.epoch)
+        if self.needs_waking() { self.waking.begin() } else { None }
     }
 
     /// The waker answered the call begun at `epoch`.
     pub(crate) fn wake_answered(&mut self, epoch: u64, result: Result<(), WakeError>) -> AfterWake<W> {
-        if epoch != self.wake.epoch && !self.any_live() && self.pending > 0 {
-            return AfterWake::Again(self.wake.epoch);
-        }
-        self.wake.calling = false;
-        match result {
-            Ok(()) => {
-                self.wake.failure = None;
-                self.wake.asked = !self.any_live();
-                AfterWake::Recheck
-            }
-            Err(error) => AfterWake::Failed(self.wake_failed(error)),
+        match self.waking.answered(epoch, self.needs_waking(), result) {
+            Answer::Stale(epoch) => AfterWake::Again(epoch),
+            Answer::Started => AfterWake::Recheck,
+            Answer::Failed(error) => AfterWake::Failed(self.wake_failed(error)),
         }
     }
 
     /// Some time after the waker said yes: ask again if nothing came of it.
     pub(crate) fn wake_recheck(&mut self) {
-        self.wake.asked = false;
+        self.waking.forget_answer();
     }
 
     /// Records why the backend can't be woken. Waiting requests are dismissed, unless an endpoint is ready and only
     /// busy.
     pub(crate) fn wake_failed(&mut self, error: WakeError) -> Vec<W> {
-        self.wake.asked = false;
+        self.waking.forget_answer();
         if self.any_ready() {
             return Vec::new();
         }
-        self.wake.failure = Some(error);
+        self.waking.failed(error, self.arrivals);
         self.dismiss(|_| true)
     }
 
     /// Forgets a recorded failure.
     pub(crate) fn wake_recovered(&mut self) {
-        self.wake.failure = None;
+        self.waking.recovered();
     }
 
     /// Why the last wake failed, until an endpoint is ready or a new wake succeeds.
     pub(crate) fn failure(&self) -> Option<&WakeError> {
-        self.wake.failure.as_ref()
+        self.waking.failure()
     }
 
     fn next_random(&mut self) -> u64 {

@@ -1,0 +1,11 @@
+//! The activator as its clients, its platform and its admin see it: real sockets on loopback, nothing mocked but the
+//! platform and the runtimes.
+
+#![allow(missing_docs, unreachable_pub)]
+
+mod lifecycle;
+mod replay;
+mod routing;
+mod streaming;
+mod support;
+mod waiting;
