@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::Config;
 use crate::error::{ApiError, Code, InferError};
-use crate::faces::{Face, VERSION, metadata, read_body, target};
 use crate::faces::Target;
+use crate::faces::{Face, VERSION, metadata, read_body, target};
 use crate::metrics::{Meter, Metrics, Outcome, Phase};
 use crate::models::{ModelState, Repository};
 use crate::scheduler::{Request as InferRequest, Scheduler};
@@ -54,7 +54,13 @@ pub type Reply = Response<Full<Bytes>>;
 impl App {
     /// An app in `Stage::Starting`.
     pub fn new(repository: Repository, scheduler: Scheduler, metrics: Arc<Metrics>, config: Config) -> Self {
-        Self { repository, scheduler, metrics, config, stage: AtomicU8::new(Stage::Starting as u8) }
+        Self {
+            repository,
+            scheduler,
+            metrics,
+            config,
+            stage: AtomicU8::new(Stage::Starting as u8),
+        }
     }
 
     /// Moves the process to another stage.
@@ -106,9 +112,10 @@ impl App {
                 Ok(json_reply(&metadata(model, lease.served.signature())))
             }
             Target::V2Index => Ok(json_reply(&self.index())),
-            Target::V1Predict(_) | Target::V2Infer(_) | Target::Predict => {
-                Err(ApiError::new(Code::ExecutionFailed, "an inference request went the wrong way"))
-            }
+            Target::V1Predict(_) | Target::V2Infer(_) | Target::Predict => Err(ApiError::new(
+                Code::ExecutionFailed,
+                "an inference request went the wrong way",
+            )),
         }
     }
 
@@ -141,7 +148,10 @@ impl App {
     fn model_ready(&self, model: &str) -> Result<Reply, ApiError> {
         let readiness = self.repository.readiness(model)?;
         if self.is(Stage::Draining) {
-            return Err(ApiError::new(Code::ModelNotReady, format!("model {model:?}: the process is ending")));
+            return Err(ApiError::new(
+                Code::ModelNotReady,
+                format!("model {model:?}: the process is ending"),
+            ));
         }
         let mut reply = json_reply(&json!({"name": model, "ready": true}));
         let (load, age) = (readiness.load.as_nanos(), readiness.since.elapsed().as_nanos());
@@ -189,7 +199,11 @@ impl App {
     {
         let meter = Meter::start(&self.metrics, arrived);
         let result = self.run(face, model, headers, body, arrived).await;
-        meter.finish(result.as_ref().map_or_else(|error| error.code.outcome(), |_| Outcome::Success));
+        meter.finish(
+            result
+                .as_ref()
+                .map_or_else(|error| error.code.outcome(), |_| Outcome::Success),
+        );
         result
     }
 
@@ -222,7 +236,18 @@ impl App {
         drop(body);
         let input = start.elapsed();
 
-        let answer = self.scheduler.submit(open, InferRequest { inputs, arrived, deadline })?.wait().await?;
+        let answer = self
+            .scheduler
+            .submit(
+                open,
+                InferRequest {
+                    inputs,
+                    arrived,
+                    deadline,
+                },
+            )?
+            .wait()
+            .await?;
 
         let start = Instant::now();
         let body = call.answer(model, signature, &answer, arrived)?;
@@ -248,6 +273,8 @@ fn json_reply(body: &serde_json::Value) -> Reply {
 
 fn reply(body: Bytes, content_type: &'static str) -> Reply {
     let mut reply = Response::new(Full::new(body));
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
 }

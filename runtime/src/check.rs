@@ -17,7 +17,10 @@ pub(crate) fn check(path: &Path, load: impl FnOnce(&Path) -> Result<std::sync::A
     let (line, code) = match result {
         Ok(model) => {
             let load_ms = start.elapsed().as_secs_f64() * 1000.0;
-            (json!({"ok": true, "signature": describe(model.signature()), "load_ms": load_ms}), ExitCode::SUCCESS)
+            (
+                json!({"ok": true, "signature": describe(model.signature()), "load_ms": load_ms}),
+                ExitCode::SUCCESS,
+            )
         }
         Err(error) => (json!({"ok": false, "error": error}), ExitCode::FAILURE),
     };

@@ -97,12 +97,17 @@ impl FromStr for ModelArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, path) = text.split_once('=').ok_or("expected NAME=PATH, for example iris=models/iris.onnx")?;
+        let (name, path) = text
+            .split_once('=')
+            .ok_or("expected NAME=PATH, for example iris=models/iris.onnx")?;
         check_name(name)?;
         if path.is_empty() {
             return Err("the path behind = is empty".to_owned());
         }
-        Ok(Self { name: name.to_owned(), path: path.into() })
+        Ok(Self {
+            name: name.to_owned(),
+            path: path.into(),
+        })
     }
 }
 
@@ -110,7 +115,9 @@ impl FromStr for ModelArg {
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 253 || !name.chars().all(fine) {
-        return Err(format!("model name {name:?}: use 1 to 253 of the characters A-Z a-z 0-9 - _ ."));
+        return Err(format!(
+            "model name {name:?}: use 1 to 253 of the characters A-Z a-z 0-9 - _ ."
+        ));
     }
     Ok(())
 }
@@ -255,10 +262,15 @@ mod tests {
             .filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version"))
             .map(|arg| {
                 let value = arg.get_value_names().map(|v| v[0].to_string()).unwrap_or_default();
-                let default = arg.get_default_values().first().map(|v| v.to_string_lossy().into_owned());
+                let default = arg
+                    .get_default_values()
+                    .first()
+                    .map(|v| v.to_string_lossy().into_owned());
                 [
                     format!("--{} {value}", arg.get_long().unwrap_or_default()),
-                    arg.get_env().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default(),
+                    arg.get_env()
+                        .map(|e| e.to_string_lossy().into_owned())
+                        .unwrap_or_default(),
                     default.unwrap_or_default(),
                 ]
             })
@@ -269,7 +281,13 @@ mod tests {
     #[test]
     fn defaults_are_valid() {
         let args = parse(&["--model", "iris=a/b=c.onnx"]).unwrap();
-        assert_eq!(args.models[0], ModelArg { name: "iris".into(), path: "a/b=c.onnx".into() });
+        assert_eq!(
+            args.models[0],
+            ModelArg {
+                name: "iris".into(),
+                path: "a/b=c.onnx".into()
+            }
+        );
         let config = args.config().unwrap();
         assert_eq!(config.max_batch_size, 32);
         assert_eq!(config.max_latency, Duration::ZERO);
@@ -296,7 +314,12 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let args = parse(&["--max-latency-ms", "5000"]).unwrap();
-        assert!(args.config().unwrap_err().to_string().contains("--request-timeout-ms 5000"));
+        assert!(
+            args.config()
+                .unwrap_err()
+                .to_string()
+                .contains("--request-timeout-ms 5000")
+        );
         let args = parse(&["--model", "a=1.onnx", "--model", "a=2.onnx"]).unwrap();
         assert_eq!(args.config().unwrap_err(), ConfigError::SameName("a".into()));
     }

@@ -102,7 +102,11 @@ pub struct ApiError {
 impl ApiError {
     /// An error with this code and text.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), allow: None }
+        Self {
+            code,
+            message: message.into(),
+            allow: None,
+        }
     }
 
     /// A 400.

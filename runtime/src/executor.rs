@@ -51,9 +51,16 @@ impl Device for Executor {
 
 /// Executes a run, answers its requests, and returns what the device is to run next.
 pub(crate) fn execute(run: Run) -> Option<Run> {
-    let Run { served, jobs, taken, completion } = run;
+    let Run {
+        served,
+        jobs,
+        taken,
+        completion,
+    } = run;
     if let Some(metrics) = completion.metrics() {
-        metrics.batch_size.observe(jobs.iter().map(|j| j.rows).sum::<usize>() as f64);
+        metrics
+            .batch_size
+            .observe(jobs.iter().map(|j| j.rows).sum::<usize>() as f64);
     }
     if jobs.len() > 1 {
         for job in run_together(&served, jobs, taken) {
@@ -94,7 +101,16 @@ fn run_together(served: &Served, jobs: Vec<Job>, taken: Instant) -> Vec<Job> {
     let batch_rows = rows.iter().sum();
     for (job, outputs) in jobs.into_iter().zip(parts) {
         let queue = taken.saturating_duration_since(job.queued);
-        job.answer(Ok(Answer { outputs, batch_rows, timings: Timings { queue, input, compute, output } }));
+        job.answer(Ok(Answer {
+            outputs,
+            batch_rows,
+            timings: Timings {
+                queue,
+                input,
+                compute,
+                output,
+            },
+        }));
     }
     Vec::new()
 }
@@ -106,7 +122,11 @@ fn run_alone(served: &Served, mut job: Job, taken: Instant) {
     let answer = result.map(|outputs| Answer {
         outputs,
         batch_rows,
-        timings: Timings { queue, compute, ..Timings::default() },
+        timings: Timings {
+            queue,
+            compute,
+            ..Timings::default()
+        },
     });
     job.answer(answer);
 }
@@ -114,8 +134,13 @@ fn run_alone(served: &Served, mut job: Job, taken: Instant) {
 fn timed_run(served: &Served, inputs: Vec<Tensor>) -> (Result<Vec<Tensor>, InferError>, Duration) {
     let start = Instant::now();
     let result = match catch_unwind(AssertUnwindSafe(|| served.model().run(inputs))) {
-        Ok(result) => result.map_err(InferError::from).and_then(|outputs| check(served, outputs)),
-        Err(panic) => Err(InferError::Broken(format!("the model panicked: {}", panic_text(&*panic)))),
+        Ok(result) => result
+            .map_err(InferError::from)
+            .and_then(|outputs| check(served, outputs)),
+        Err(panic) => Err(InferError::Broken(format!(
+            "the model panicked: {}",
+            panic_text(&*panic)
+        ))),
     };
     if let Err(InferError::Broken(_) | InferError::Run(RunError::Node { .. })) = &result {
         tracing::warn!(model = served.name(), error = %result.as_ref().map(Vec::len).unwrap_err(), "run failed");
@@ -129,7 +154,10 @@ fn check(served: &Served, outputs: Vec<Tensor>) -> Result<Vec<Tensor>, InferErro
     if outputs.len() == expected {
         return Ok(outputs);
     }
-    Err(InferError::Broken(format!("the model gave {} outputs where its signature has {expected}", outputs.len())))
+    Err(InferError::Broken(format!(
+        "the model gave {} outputs where its signature has {expected}",
+        outputs.len()
+    )))
 }
 
 /// What a panic said.
@@ -144,7 +172,9 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 /// The inputs of all jobs, each stacked along dimension 0. The jobs keep theirs, in case the batch fails.
 fn concatenate(jobs: &[Job]) -> Option<Vec<Tensor>> {
     let inputs = jobs.first()?.inputs.len();
-    (0..inputs).map(|i| stack(&jobs.iter().map(|j| &j.inputs[i]).collect::<Vec<_>>())).collect()
+    (0..inputs)
+        .map(|i| stack(&jobs.iter().map(|j| &j.inputs[i]).collect::<Vec<_>>()))
+        .collect()
 }
 
 fn stack(parts: &[&Tensor]) -> Option<Tensor> {

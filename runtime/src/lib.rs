@@ -1,7 +1,8 @@
 //! The runtime: one process that serves ONNX models over HTTP with dynamic batching.
 //!
-//! `faces` turn bodies into tensors and back; `app` leads a request through them; `scheduler` queues it and asks `batch`, which is pure, what runs next;
-//! `executor` runs it on its thread; `models` keeps what can run. `server` has the sockets and `process` the life of it all.
+//! `faces` turn bodies into tensors and back; `app` leads a request through them; `scheduler` queues it and asks `batch`,
+//! which is pure, what runs next; `executor` runs it on its thread; `models` keeps what can run. `server` has the sockets and
+//! `process` the life of it all.
 //! Knows nothing of routes, replicas or scaling.
 
 mod app;

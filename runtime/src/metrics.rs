@@ -56,8 +56,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [Self; 6] =
-        [Self::Success, Self::ClientError, Self::QueueFull, Self::Timeout, Self::Cancelled, Self::Error];
+    const ALL: [Self; 6] = [
+        Self::Success,
+        Self::ClientError,
+        Self::QueueFull,
+        Self::Timeout,
+        Self::Cancelled,
+        Self::Error,
+    ];
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {
@@ -152,10 +158,17 @@ impl Metrics {
         let counters = |name, help, label| register(&registry, IntCounterVec::new(Opts::new(name, help), &[label]));
         let gauge = |name, help| register(&registry, IntGauge::new(name, help));
         let histogram = |name, help, buckets: &[f64]| {
-            register(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+            register(
+                &registry,
+                Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())),
+            )
         };
         let requests = counters(REQUESTS_TOTAL, "Inference requests by how they ended.", "status");
-        let drops = counters(DROPPED_TOTAL, "Requests that left the queue without a run, by reason.", "reason");
+        let drops = counters(
+            DROPPED_TOTAL,
+            "Requests that left the queue without a run, by reason.",
+            "reason",
+        );
         let phases = register(
             &registry,
             HistogramVec::new(
@@ -170,11 +183,17 @@ impl Metrics {
             latency: histogram(REQUEST_LATENCY, "Seconds from arrival to the answer.", LATENCY_BUCKETS),
             queue_depth: register(
                 &registry,
-                IntGaugeVec::new(Opts::new(QUEUE_DEPTH, "Requests of a model that wait for the device."), &["model"]),
+                IntGaugeVec::new(
+                    Opts::new(QUEUE_DEPTH, "Requests of a model that wait for the device."),
+                    &["model"],
+                ),
             ),
             load_time: register(
                 &registry,
-                GaugeVec::new(Opts::new(LOAD_TIME, "Seconds that a model took to load and warm up."), &["model"]),
+                GaugeVec::new(
+                    Opts::new(LOAD_TIME, "Seconds that a model took to load and warm up."),
+                    &["model"],
+                ),
             ),
             batch_size: histogram(BATCH_SIZE, "Rows in each run.", BATCH_BUCKETS),
             queue_size: gauge(QUEUE_SIZE, "Requests that wait for the device."),
@@ -213,14 +232,18 @@ impl Metrics {
 
     /// The text format of Prometheus, version 0.0.4.
     pub fn render(&self) -> String {
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_default()
     }
 }
 
 /// Registers what was just made. Both steps fail on a bad or doubled name only, and the names are the constants above.
 fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
     let collector = made.expect("the constant name and labels are valid");
-    registry.register(Box::new(collector.clone())).expect("every name is registered once");
+    registry
+        .register(Box::new(collector.clone()))
+        .expect("every name is registered once");
     collector
 }
 
@@ -235,7 +258,11 @@ pub(crate) struct Meter<'a> {
 impl<'a> Meter<'a> {
     pub(crate) fn start(metrics: &'a Metrics, arrived: Instant) -> Self {
         metrics.active_requests.inc();
-        Self { metrics, arrived, outcome: Outcome::Cancelled }
+        Self {
+            metrics,
+            arrived,
+            outcome: Outcome::Cancelled,
+        }
     }
 
     pub(crate) fn finish(mut self, outcome: Outcome) {

@@ -102,7 +102,14 @@ pub struct Lease {
 impl Repository {
     /// An empty repository.
     pub fn new(loader: Box<Loader>, scheduler: Scheduler, metrics: Arc<Metrics>) -> Self {
-        Self { inner: Arc::new(Inner { entries: RwLock::default(), loader, scheduler, metrics }) }
+        Self {
+            inner: Arc::new(Inner {
+                entries: RwLock::default(),
+                loader,
+                scheduler,
+                metrics,
+            }),
+        }
     }
 
     /// Loads a model and warms it up; returns when it is ready. Cancelled, the load goes on in the background.
@@ -117,7 +124,9 @@ impl Repository {
         let load = tokio::spawn(async move {
             let result = inner.load(&name, &path).await;
             inner.end_load(&name, result.clone());
-            result.map(drop).map_err(|reason| ModelError::Load { name, path, reason })
+            result
+                .map(drop)
+                .map_err(|reason| ModelError::Load { name, path, reason })
         });
         match load.await {
             Ok(result) => result,
@@ -146,9 +155,10 @@ impl Repository {
     /// 404 for an unknown name, 503 with the reason for one that is not ready.
     pub fn lease(&self, name: &str) -> Result<Lease, ApiError> {
         match self.inner.entries.read().get(name).map(|entry| &entry.state) {
-            Some(ModelState::Ready(served, _)) => {
-                Ok(Lease { served: Arc::clone(served), _user: served.users.token() })
-            }
+            Some(ModelState::Ready(served, _)) => Ok(Lease {
+                served: Arc::clone(served),
+                _user: served.users.token(),
+            }),
             Some(state) => Err(not_ready(name, state)),
             None => Err(not_found(name)),
         }
@@ -168,7 +178,12 @@ impl Repository {
 
     /// Every model and its state, sorted by name.
     pub fn index(&self) -> Vec<(String, ModelState)> {
-        self.inner.entries.read().iter().map(|(name, entry)| (name.clone(), entry.state.clone())).collect()
+        self.inner
+            .entries
+            .read()
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.state.clone()))
+            .collect()
     }
 
     /// The names, sorted.
@@ -178,12 +193,19 @@ impl Repository {
 
     /// Whether every model is ready. True where there is none.
     pub fn all_ready(&self) -> bool {
-        self.inner.entries.read().values().all(|entry| matches!(entry.state, ModelState::Ready(..)))
+        self.inner
+            .entries
+            .read()
+            .values()
+            .all(|entry| matches!(entry.state, ModelState::Ready(..)))
     }
 }
 
 fn not_found(name: &str) -> ApiError {
-    ApiError::new(Code::ModelNotFound, format!("there is no model {name:?}; GET /v2/models lists those there are"))
+    ApiError::new(
+        Code::ModelNotFound,
+        format!("there is no model {name:?}; GET /v2/models lists those there are"),
+    )
 }
 
 fn not_ready(name: &str, state: &ModelState) -> ApiError {
@@ -198,7 +220,10 @@ fn not_ready(name: &str, state: &ModelState) -> ApiError {
 impl Inner {
     fn begin_load(&self, name: &str) -> Result<(), ModelError> {
         let mut entries = self.entries.write();
-        let entry = entries.entry(name.to_owned()).or_insert(Entry { state: ModelState::Loading, busy: false });
+        let entry = entries.entry(name.to_owned()).or_insert(Entry {
+            state: ModelState::Loading,
+            busy: false,
+        });
         if entry.busy {
             return Err(ModelError::Busy(name.to_owned()));
         }
@@ -221,7 +246,10 @@ impl Inner {
         };
         let served = Arc::new(Served::new(name, model, self.metrics.depth_of(name)));
         warm_up(&self.scheduler, &served).await?;
-        let readiness = Readiness { load: start.elapsed(), since: Instant::now() };
+        let readiness = Readiness {
+            load: start.elapsed(),
+            since: Instant::now(),
+        };
         Ok((served, readiness))
     }
 
@@ -252,7 +280,9 @@ impl Inner {
     /// What is to be waited for before the entry can go.
     fn begin_unload(&self, name: &str) -> Result<Option<Arc<Served>>, ModelError> {
         let mut entries = self.entries.write();
-        let entry = entries.get_mut(name).ok_or_else(|| ModelError::NotFound(name.to_owned()))?;
+        let entry = entries
+            .get_mut(name)
+            .ok_or_else(|| ModelError::NotFound(name.to_owned()))?;
         if entry.busy {
             return Err(ModelError::Busy(name.to_owned()));
         }

@@ -28,9 +28,9 @@ const BAD_MODEL: u8 = 3;
 
 /// Runs the runtime until SIGTERM or SIGINT, the end of the lifeline, or a model of the command line that can't be loaded.
 ///
-/// Exit codes: 0 after a signal, a fine `--check` or the end of the lifeline; 1 for a `--check` that failed; 2 for a start that failed; 3 for a model
-/// of the command line that can't be loaded. Where it is not 0, the last line on stderr is `error: <reason>` (`--check`
-/// gives its reason on stdout). Builds its own tokio runtime: call it from a plain thread.
+/// Exit codes: 0 after a signal, a fine `--check` or the end of the lifeline; 1 for a `--check` that failed; 2 for a start
+/// that failed; 3 for a model of the command line that can't be loaded. Where it is not 0, the last line on stderr is
+/// `error: <reason>` (`--check` gives its reason on stdout). Builds its own tokio runtime: call it from a plain thread.
 pub fn main(args: Args) -> ExitCode {
     match start(&args) {
         Ok(code) => code,
@@ -47,7 +47,10 @@ struct Failure {
 }
 
 fn bad_start(reason: impl ToString) -> Failure {
-    Failure { code: BAD_START, reason: reason.to_string() }
+    Failure {
+        code: BAD_START,
+        reason: reason.to_string(),
+    }
 }
 
 fn start(args: &Args) -> Result<ExitCode, Failure> {
@@ -78,12 +81,17 @@ fn workers() -> usize {
 fn init_logging(level: &str) {
     let level = level.parse().unwrap_or(tracing::Level::INFO);
     // Fails where the program around us has set its own, which then stands.
-    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
 }
 
 async fn run(args: &Args, config: Config) -> Result<(), Failure> {
-    let (mut terminate, mut interrupt) =
-        signal(SignalKind::terminate()).and_then(|t| Ok((t, signal(SignalKind::interrupt())?))).map_err(bad_start)?;
+    let (mut terminate, mut interrupt) = signal(SignalKind::terminate())
+        .and_then(|t| Ok((t, signal(SignalKind::interrupt())?)))
+        .map_err(bad_start)?;
     let listener = listen(args).await?;
     let address = listener.local_addr().map_err(bad_start)?;
     let metrics = Arc::new(Metrics::new());
@@ -92,8 +100,13 @@ async fn run(args: &Args, config: Config) -> Result<(), Failure> {
     let repository = Repository::new(Box::new(loader(args)), scheduler.clone(), Arc::clone(&metrics));
     let app = Arc::new(App::new(repository.clone(), scheduler, metrics, config.clone()));
     let stop = CancellationToken::new();
-    let server =
-        serve(listener, Arc::clone(&app), config.max_connections, stop.clone(), config.drain_timeout);
+    let server = serve(
+        listener,
+        Arc::clone(&app),
+        config.max_connections,
+        stop.clone(),
+        config.drain_timeout,
+    );
     let server = tokio::spawn(server);
     tracing::info!(%address, models = args.models.len(), "listening");
 
@@ -125,8 +138,8 @@ async fn run(args: &Args, config: Config) -> Result<(), Failure> {
 /// Loads side by side; the first failure ends it.
 async fn load_all(repository: &Repository, models: &[ModelArg]) -> Result<(), ModelError> {
     let mut loads = JoinSet::new();
-    for ModelArg { name, path } in models.iter().cloned() {
-        let repository = repository.clone();
+    for ModelArg { name, path } in models {
+        let (repository, name, path) = (repository.clone(), name.clone(), path.clone());
         loads.spawn(async move { repository.load(&name, &path).await });
     }
     while let Some(load) = loads.join_next().await {
@@ -144,8 +157,15 @@ fn loader(args: &Args) -> impl Fn(&Path) -> Result<Arc<dyn Model>, String> + Sen
         DeviceArg::Auto => pilotlight_engine::Device::Auto,
         DeviceArg::Cpu => pilotlight_engine::Device::Cpu,
     };
-    let options = pilotlight_engine::LoadOptions { device, threads: args.threads };
-    move |path| pilotlight_engine::load(path, &options).map(Arc::from).map_err(|error| error.to_string())
+    let options = pilotlight_engine::LoadOptions {
+        device,
+        threads: args.threads,
+    };
+    move |path| {
+        pilotlight_engine::load(path, &options)
+            .map(Arc::from)
+            .map_err(|error| error.to_string())
+    }
 }
 
 async fn listen(args: &Args) -> Result<TcpListener, Failure> {
@@ -157,7 +177,9 @@ async fn listen(args: &Args) -> Result<TcpListener, Failure> {
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
-        bad_start(format!("can't listen on {address}: {error}; give a free address with --http-address"))
+        bad_start(format!(
+            "can't listen on {address}: {error}; give a free address with --http-address"
+        ))
     })
 }
 
@@ -169,8 +191,13 @@ fn inherited(fd: i32) -> Result<TcpListener, Failure> {
     let listener = listenfd::ListenFd::from_env()
         .take_tcp_listener(index)
         .map_err(|error| fault(error.to_string()))?
-        .ok_or_else(|| fault("no such socket; the parent has to set LISTEN_FDS to the number of sockets from 3 on".to_owned()))?;
-    listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)).map_err(|error| fault(error.to_string()))
+        .ok_or_else(|| {
+            fault("no such socket; the parent has to set LISTEN_FDS to the number of sockets from 3 on".to_owned())
+        })?;
+    listener
+        .set_nonblocking(true)
+        .and_then(|()| TcpListener::from_std(listener))
+        .map_err(|error| fault(error.to_string()))
 }
 
 /// Exits when the pipe ends. On a thread of its own, so that neither a long load nor a stuck reactor delays it.
@@ -191,5 +218,9 @@ fn watch_lifeline(fd: i32) -> Result<(), Failure> {
         }
         std::process::exit(0);
     };
-    std::thread::Builder::new().name("lifeline".into()).spawn(watch).map(drop).map_err(fault)
+    std::thread::Builder::new()
+        .name("lifeline".into())
+        .spawn(watch)
+        .map(drop)
+        .map_err(fault)
 }

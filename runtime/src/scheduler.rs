@@ -177,7 +177,10 @@ impl Scheduler {
     /// Announces a request whose body is still to come.
     pub fn open(&self, served: &Arc<Served>) -> Open {
         served.open.fetch_add(1, Ordering::AcqRel);
-        Open { inner: Arc::clone(&self.inner), served: Arc::clone(served) }
+        Open {
+            inner: Arc::clone(&self.inner),
+            served: Arc::clone(served),
+        }
     }
 
     /// Requests that wait.
@@ -194,7 +197,9 @@ impl Scheduler {
             return Ok(());
         }
         self.inner.metrics.dropped(DropReason::QueueFull);
-        Err(InferError::QueueFull { limit: self.inner.queue_size })
+        Err(InferError::QueueFull {
+            limit: self.inner.queue_size,
+        })
     }
 
     /// Queues a request and closes its announcement. Dropping what this returns takes the request out of the queue again;
@@ -220,13 +225,23 @@ impl Inner {
         let bytes = request.inputs.iter().map(size_of_tensor).sum();
         let limit = request.deadline.saturating_duration_since(request.arrived);
         let (reply, answer) = oneshot::channel();
-        let job = Job { served: Arc::clone(served), inputs: request.inputs, rows, queued: Instant::now(), bytes, limit, reply };
+        let job = Job {
+            served: Arc::clone(served),
+            inputs: request.inputs,
+            rows,
+            queued: Instant::now(),
+            bytes,
+            limit,
+            reply,
+        };
         let mut state = self.state.lock();
         if let Err(full) = self.room_for(&state, bytes) {
             self.metrics.dropped(DropReason::QueueFull);
             return Err(full);
         }
-        let ticket = state.queue.push(key.clone(), rows, request.arrived, request.deadline, job);
+        let ticket = state
+            .queue
+            .push(key.clone(), rows, request.arrived, request.deadline, job);
         state.bytes += bytes;
         served.depth.inc();
         self.metrics.queue_size.inc();
@@ -247,7 +262,9 @@ impl Inner {
             return Err(InferError::QueueFull { limit: self.queue_size });
         }
         if !state.queue.is_empty() && state.bytes.saturating_add(bytes) > self.queue_bytes {
-            return Err(InferError::QueueBytesFull { limit: self.queue_bytes });
+            return Err(InferError::QueueBytesFull {
+                limit: self.queue_bytes,
+            });
         }
         Ok(())
     }
@@ -313,7 +330,10 @@ impl Inner {
             served: Arc::clone(&key.served),
             jobs,
             taken: now,
-            completion: Completion { inner: Some(Arc::clone(self)), requests },
+            completion: Completion {
+                inner: Some(Arc::clone(self)),
+                requests,
+            },
         }
     }
 }
@@ -335,16 +355,12 @@ impl Pending {
     /// # Errors
     /// What the run made of it, or `InferError::Timeout`, after which the request is in no queue any more.
     pub async fn wait(mut self) -> Result<Answer, InferError> {
-        match timeout_at(self.deadline, &mut self.answer).await {
-            Ok(answer) => {
-                self.settled = true;
-                answer.unwrap_or_else(|_| Err(InferError::Broken("the run was lost".to_owned())))
-            }
-            Err(_) => {
-                self.leave(DropReason::Deadline);
-                Err(InferError::Timeout { limit: self.limit })
-            }
-        }
+        let Ok(answer) = timeout_at(self.deadline, &mut self.answer).await else {
+            self.leave(DropReason::Deadline);
+            return Err(InferError::Timeout { limit: self.limit });
+        };
+        self.settled = true;
+        answer.unwrap_or_else(|_| Err(InferError::Broken("the run was lost".to_owned())))
     }
 
     fn leave(&mut self, reason: DropReason) {

@@ -78,7 +78,10 @@ impl Served {
 
 impl std::fmt::Debug for Served {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Served").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Served")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +89,12 @@ impl std::fmt::Debug for Served {
 /// it carries the same symbol wherever it carries one, and that symbol does not speak of a sequence. An output that declares
 /// no shape is given the benefit of the doubt; the executor checks what comes out.
 pub(crate) fn is_batchable(signature: &Signature) -> bool {
-    let Some(inputs) = signature.inputs.iter().map(|t| t.shape.as_deref()).collect::<Option<Vec<_>>>() else {
+    let Some(inputs) = signature
+        .inputs
+        .iter()
+        .map(|t| t.shape.as_deref())
+        .collect::<Option<Vec<_>>>()
+    else {
         return false;
     };
     let outputs = signature.outputs.iter().filter_map(|t| t.shape.as_deref());
@@ -104,7 +112,9 @@ pub(crate) fn is_batchable(signature: &Signature) -> bool {
 /// Rows of a sequence may look at each other, so stacking two sequences would change both answers.
 fn speaks_of_a_sequence(symbol: &str) -> bool {
     let symbol = symbol.to_ascii_lowercase();
-    ["seq", "len", "time", "step", "token"].iter().any(|word| symbol.contains(word))
+    ["seq", "len", "time", "step", "token"]
+        .iter()
+        .any(|word| symbol.contains(word))
 }
 
 /// What requests must agree on to run together.
@@ -173,6 +183,9 @@ mod tests {
         assert!(!two(vec![batch("N")], vec![]), "a scalar output");
         assert!(!two(vec![], vec![batch("N")]), "a scalar input");
         assert!(!two(vec![batch("N")], vec![batch("M")]), "another symbol");
-        assert!(!two(vec![batch("seq_len"), Dim::Fixed(4)], vec![batch("seq_len")]), "a sequence");
+        assert!(
+            !two(vec![batch("seq_len"), Dim::Fixed(4)], vec![batch("seq_len")]),
+            "a sequence"
+        );
     }
 }

@@ -16,7 +16,7 @@ use crate::app::App;
 
 /// How long a connection may take over the head of its next request, idle time included. Longer than proxies keep idle
 /// connections (the activator's pool 90 s), so that it is they who close them, and no request meets a closing one.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
+const HEADER_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Pause after the system refused a connection, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -57,19 +57,28 @@ pub(crate) async fn serve(
     }
     drop(listener);
     if tokio::time::timeout(drain_timeout, graceful.shutdown()).await.is_err() {
-        tracing::warn!(after_ms = drain_timeout.as_millis(), "requests in flight were cut off at the drain timeout");
+        tracing::warn!(
+            after_ms = drain_timeout.as_millis(),
+            "requests in flight were cut off at the drain timeout"
+        );
     }
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
     builder
 }
 
 /// The next connection, and the place that it takes while it lives.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
     // Never closed, so there is always a permit in the end.
     let place = Arc::clone(places).acquire_owned().await.ok();
     loop {

@@ -20,7 +20,12 @@ use crate::models::Repository;
 use crate::scheduler::{Device, Run, Scheduler};
 
 pub(crate) fn info(name: &str, datatype: DataType, shape: Vec<Dim>) -> TensorInfo {
-    TensorInfo { name: name.into(), datatype, shape: Some(shape), labels: None }
+    TensorInfo {
+        name: name.into(),
+        datatype,
+        shape: Some(shape),
+        labels: None,
+    }
 }
 
 pub(crate) fn signature(inputs: Vec<TensorInfo>, outputs: Vec<TensorInfo>) -> Signature {
@@ -45,13 +50,23 @@ impl Mock {
         signature: Signature,
         body: impl Fn(Vec<Tensor>) -> Result<Vec<Tensor>, RunError> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { signature, body: Box::new(body), runs: AtomicUsize::new(0) })
+        Arc::new(Self {
+            signature,
+            body: Box::new(body),
+            runs: AtomicUsize::new(0),
+        })
     }
 
     /// `[N, width]` of any type in, the same out.
     pub(crate) fn echo(datatype: DataType, width: usize) -> Arc<Self> {
         let shape = vec![n(), Dim::Fixed(width)];
-        Self::new(signature(vec![info("x", datatype, shape.clone())], vec![info("y", datatype, shape)]), Ok)
+        Self::new(
+            signature(
+                vec![info("x", datatype, shape.clone())],
+                vec![info("y", datatype, shape)],
+            ),
+            Ok,
+        )
     }
 
     /// A classifier of `[N, 2]`: the class is the larger column's index, the scores are `[0.25, 0.75]` around it.
@@ -59,16 +74,24 @@ impl Mock {
         let mut scores = info("probabilities", DataType::F32, vec![n(), Dim::Fixed(2)]);
         scores.labels = labels;
         let input = info("X", DataType::F32, vec![n(), Dim::Fixed(2)]);
-        Self::new(signature(vec![input], vec![info("label", DataType::I64, vec![n()]), scores]), |inputs| {
-            let Data::F32(x) = inputs[0].data() else { unreachable!("declared FP32") };
-            let labels: Vec<i64> = x.chunks(2).map(|row| i64::from(row[1] > row[0])).collect();
-            let scores = labels.iter().flat_map(|&l| if l == 1 { [0.25, 0.75] } else { [0.75, 0.25] }).collect();
-            let rows = labels.len();
-            Ok(vec![
-                Tensor::new(vec![rows], Data::I64(labels)).expect("one label a row"),
-                Tensor::new(vec![rows, 2], Data::F32(scores)).expect("two scores a row"),
-            ])
-        })
+        Self::new(
+            signature(vec![input], vec![info("label", DataType::I64, vec![n()]), scores]),
+            |inputs| {
+                let Data::F32(x) = inputs[0].data() else {
+                    unreachable!("declared FP32")
+                };
+                let labels: Vec<i64> = x.chunks(2).map(|row| i64::from(row[1] > row[0])).collect();
+                let scores = labels
+                    .iter()
+                    .flat_map(|&l| if l == 1 { [0.25, 0.75] } else { [0.75, 0.25] })
+                    .collect();
+                let rows = labels.len();
+                Ok(vec![
+                    Tensor::new(vec![rows], Data::I64(labels)).expect("one label a row"),
+                    Tensor::new(vec![rows, 2], Data::F32(scores)).expect("two scores a row"),
+                ])
+            },
+        )
     }
 
     pub(crate) fn runs(&self) -> usize {
@@ -176,7 +199,9 @@ impl Bench {
         let files: HashMap<PathBuf, Arc<Mock>> = models.iter().map(|(n, m)| (n.into(), Arc::clone(m))).collect();
         let loader = move |path: &Path| -> Result<Arc<dyn Model>, String> {
             assert!(!path.ends_with("panics"), "as asked");
-            let model = files.get(path).ok_or_else(|| format!("can't read {}", path.display()))?;
+            let model = files
+                .get(path)
+                .ok_or_else(|| format!("can't read {}", path.display()))?;
             Ok(Arc::clone(model) as Arc<dyn Model>)
         };
         let repository = Repository::new(Box::new(loader), scheduler.clone(), Arc::clone(&metrics));
@@ -185,7 +210,12 @@ impl Bench {
         }
         let app = App::new(repository.clone(), scheduler.clone(), Arc::clone(&metrics), config);
         app.enter(Stage::Serving);
-        Self { app: Arc::new(app), repository, scheduler, metrics }
+        Self {
+            app: Arc::new(app),
+            repository,
+            scheduler,
+            metrics,
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Seen {
@@ -221,10 +251,18 @@ pub(crate) async fn settle() {
 
 pub(crate) async fn call(app: &App, method: &str, path: &str, body: &str) -> Seen {
     let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
-    let request = http::Request::builder().method(method).uri(path).body(body).expect("a valid request");
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .body(body)
+        .expect("a valid request");
     let (head, body) = app.handle(request).await.into_parts();
     let body = body.collect().await.expect("replies are whole").to_bytes();
-    Seen { status: head.status.as_u16(), headers: head.headers, body: String::from_utf8_lossy(&body).into_owned() }
+    Seen {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    }
 }
 
 pub(crate) fn config() -> Config {

@@ -17,7 +17,7 @@ use crate::scheduler::{Request, Scheduler};
 use crate::served::Served;
 
 /// A first run may compile and tune; it has nothing to do with a request's deadline.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_mins(10);
 
 /// Elements of a sample; past it there is no warm-up, for what would be measured is the allocator.
 const MOST_ELEMENTS: usize = 1 << 28;
@@ -28,11 +28,18 @@ const MOST_ELEMENTS: usize = 1 << 28;
 /// The reason why the model can't serve.
 pub(crate) async fn warm_up(scheduler: &Scheduler, served: &Arc<Served>) -> Result<(), String> {
     let Some(inputs) = sample(served.signature()) else {
-        tracing::warn!(model = served.name(), "no warm-up run: the declared inputs are too large");
+        tracing::warn!(
+            model = served.name(),
+            "no warm-up run: the declared inputs are too large"
+        );
         return Ok(());
     };
     let now = Instant::now();
-    let request = Request { inputs, arrived: now, deadline: now + LIMIT };
+    let request = Request {
+        inputs,
+        arrived: now,
+        deadline: now + LIMIT,
+    };
     let result = match scheduler.submit(scheduler.open(served), request) {
         Ok(pending) => pending.wait().await.map(drop),
         Err(refused) => Err(refused),
@@ -47,7 +54,9 @@ pub(crate) async fn warm_up(scheduler: &Scheduler, served: &Arc<Served>) -> Resu
 
 /// Runs the model once on the calling thread, with the same rules.
 pub(crate) fn run_once(model: &dyn pilotlight_engine::Model) -> Result<(), String> {
-    let Some(inputs) = sample(model.signature()) else { return Ok(()) };
+    let Some(inputs) = sample(model.signature()) else {
+        return Ok(());
+    };
     match model.run(inputs).map_err(InferError::from) {
         Err(error) if !forgivable(&error, model.signature()) => Err(format!("the warm-up run failed: {error}")),
         _ => Ok(()),
@@ -57,7 +66,9 @@ pub(crate) fn run_once(model: &dyn pilotlight_engine::Model) -> Result<(), Strin
 fn forgivable(error: &InferError, signature: &Signature) -> bool {
     match error {
         // A full queue is no fault of the model; it will be warm after its first request.
-        InferError::Run(RunError::Input { .. }) | InferError::QueueFull { .. } | InferError::QueueBytesFull { .. } => true,
+        InferError::Run(RunError::Input { .. }) | InferError::QueueFull { .. } | InferError::QueueBytesFull { .. } => {
+            true
+        }
         InferError::Run(RunError::Node { .. }) => !signature.inputs.iter().all(is_fair),
         InferError::Timeout { .. } | InferError::Broken(_) => false,
     }
@@ -78,8 +89,14 @@ fn zeros(info: &TensorInfo) -> Option<Tensor> {
         Dim::Fixed(n) => *n,
         Dim::Symbol(_) | Dim::Unknown => 1,
     };
-    let shape: Vec<usize> = info.shape.as_ref().map_or_else(|| vec![1], |dims| dims.iter().map(size).collect());
-    let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MOST_ELEMENTS)?;
+    let shape: Vec<usize> = info
+        .shape
+        .as_ref()
+        .map_or_else(|| vec![1], |dims| dims.iter().map(size).collect());
+    let n = shape
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d))
+        .filter(|&n| n <= MOST_ELEMENTS)?;
     let data = match info.datatype {
         DataType::Bool => Data::Bool(vec![false; n]),
         DataType::U8 => Data::U8(vec![0; n]),

@@ -63,18 +63,20 @@ pub fn decide<K: Eq + Hash + Clone, J>(
     for (key, group) in queue.groups() {
         let terms = terms(key);
         let batch = fill(group, terms.max_rows);
-        match due(group, batch, terms, now) {
-            Some(later) => wake = Some(wake.map_or(later, |wake| wake.min(later))),
-            None => {
-                let urgency = urgency(group);
-                if first.is_none_or(|(least, ..)| urgency < least) {
-                    first = Some((urgency, key, batch.count));
-                }
-            }
+        if let Some(later) = due(group, batch, terms, now) {
+            wake = Some(wake.map_or(later, |wake| wake.min(later)));
+            continue;
+        }
+        let urgency = urgency(group);
+        if first.is_none_or(|(least, ..)| urgency < least) {
+            first = Some((urgency, key, batch.count));
         }
     }
     match (first, wake) {
-        (Some((_, key, count)), _) => Decision::Take { key: key.clone(), count },
+        (Some((_, key, count)), _) => Decision::Take {
+            key: key.clone(),
+            count,
+        },
         (None, Some(wake)) => Decision::WaitUntil(wake),
         (None, None) => Decision::Idle,
     }

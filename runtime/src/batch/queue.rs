@@ -35,7 +35,11 @@ pub struct Queue<K, J> {
 
 impl<K, J> Default for Queue<K, J> {
     fn default() -> Self {
-        Self { groups: HashMap::new(), len: 0, next: 0 }
+        Self {
+            groups: HashMap::new(),
+            len: 0,
+            next: 0,
+        }
     }
 }
 
@@ -55,7 +59,13 @@ impl<K: Eq + Hash + Clone, J> Queue<K, J> {
         let ticket = Ticket(self.next);
         self.next += 1;
         self.len += 1;
-        self.groups.entry(key).or_default().push_back(Waiting { ticket, rows: rows.max(1), arrived, deadline, job });
+        self.groups.entry(key).or_default().push_back(Waiting {
+            ticket,
+            rows: rows.max(1),
+            arrived,
+            deadline,
+            job,
+        });
         ticket
     }
 
@@ -77,7 +87,9 @@ impl<K: Eq + Hash + Clone, J> Queue<K, J> {
         let mut expired = Vec::new();
         self.groups.retain(|_, group| {
             if group.iter().any(|w| w.deadline <= now) {
-                let (late, rest) = std::mem::take(group).into_iter().partition::<VecDeque<_>, _>(|w| w.deadline <= now);
+                let (late, rest) = std::mem::take(group)
+                    .into_iter()
+                    .partition::<VecDeque<_>, _>(|w| w.deadline <= now);
                 expired.extend(late.into_iter().map(|w| w.job));
                 *group = rest;
             }
@@ -89,7 +101,9 @@ impl<K: Eq + Hash + Clone, J> Queue<K, J> {
 
     /// Takes the `count` oldest requests of `key`, fewer where fewer wait.
     pub fn take(&mut self, key: &K, count: usize) -> Vec<Waiting<J>> {
-        let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
+        let Some(group) = self.groups.get_mut(key) else {
+            return Vec::new();
+        };
         let taken: Vec<_> = group.drain(..count.min(group.len())).collect();
         if group.is_empty() {
             self.groups.remove(key);

@@ -11,7 +11,11 @@ fn ms(n: u64) -> Duration {
 }
 
 fn terms(max_rows: usize, max_latency: Duration, open: usize) -> Terms {
-    Terms { max_rows, max_latency, open }
+    Terms {
+        max_rows,
+        max_latency,
+        open,
+    }
 }
 
 /// A queue with one request of the given rows each, key `"a"`, arriving a millisecond apart from `start` on.
@@ -36,13 +40,19 @@ fn idle_device_takes_what_waits_at_once_without_max_latency() {
 fn busy_device_takes_nothing() {
     let now = Instant::now();
     let queue = queue_of(&[1], now);
-    assert_eq!(decide(&queue, now, Device::Busy, |_| terms(32, Duration::ZERO, 0)), Decision::Idle);
+    assert_eq!(
+        decide(&queue, now, Device::Busy, |_| terms(32, Duration::ZERO, 0)),
+        Decision::Idle
+    );
 }
 
 #[test]
 fn empty_queue_is_idle() {
     let queue = Queue::<&str, ()>::default();
-    assert_eq!(decide(&queue, Instant::now(), Device::Idle, |_| terms(32, ms(50), 3)), Decision::Idle);
+    assert_eq!(
+        decide(&queue, Instant::now(), Device::Idle, |_| terms(32, ms(50), 3)),
+        Decision::Idle
+    );
 }
 
 #[test]
@@ -102,7 +112,13 @@ fn earliest_deadline_goes_first_and_other_keys_follow() {
     queue.push("slow", 1, now, now + ms(900), 0);
     queue.push("urgent", 1, now + ms(1), now + ms(100), 1);
     let next = |queue: &Queue<_, _>| decide(queue, now + ms(1), Device::Idle, |_| terms(8, Duration::ZERO, 0));
-    assert_eq!(next(&queue), Decision::Take { key: "urgent", count: 1 });
+    assert_eq!(
+        next(&queue),
+        Decision::Take {
+            key: "urgent",
+            count: 1
+        }
+    );
     queue.take(&"urgent", 1);
     assert_eq!(next(&queue), Decision::Take { key: "slow", count: 1 });
 }
@@ -113,8 +129,16 @@ fn a_due_group_runs_though_another_still_waits() {
     let mut queue = Queue::default();
     queue.push("filling", 1, now, now + ms(100), 0);
     queue.push("complete", 1, now, now + ms(5000), 1);
-    let decision = decide(&queue, now, Device::Idle, |&key| terms(8, ms(50), usize::from(key == "filling")));
-    assert_eq!(decision, Decision::Take { key: "complete", count: 1 });
+    let decision = decide(&queue, now, Device::Idle, |&key| {
+        terms(8, ms(50), usize::from(key == "filling"))
+    });
+    assert_eq!(
+        decision,
+        Decision::Take {
+            key: "complete",
+            count: 1
+        }
+    );
 }
 
 #[test]
@@ -207,7 +231,11 @@ impl Model {
             Event::Cancel { nth } => {
                 if let Some(&(key, ticket)) = self.tickets.get(nth) {
                     let removed = self.queue.remove(&key, ticket);
-                    assert_eq!(removed.is_some(), self.fate[nth] == Fate::Waiting, "a waiting request can always leave");
+                    assert_eq!(
+                        removed.is_some(),
+                        self.fate[nth] == Fate::Waiting,
+                        "a waiting request can always leave"
+                    );
                     if removed.is_some() {
                         self.fate[nth] = Fate::Cancelled;
                     }
@@ -228,7 +256,11 @@ impl Model {
             assert_eq!(self.fate[job], Fate::Waiting);
             self.fate[job] = Fate::Expired;
         }
-        let terms = Terms { max_rows: self.max_rows, max_latency: self.max_latency, open: self.open };
+        let terms = Terms {
+            max_rows: self.max_rows,
+            max_latency: self.max_latency,
+            open: self.open,
+        };
         match decide(&self.queue, self.now, Device::Idle, |_| terms) {
             Decision::Take { key, count } => {
                 let taken = self.queue.take(&key, count);

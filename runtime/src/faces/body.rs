@@ -43,7 +43,9 @@ where
         }
         // A body of a single chunk, the usual one, is never copied.
         let whole = whole.get_or_insert_with(|| {
-            let ahead = expected.map_or(0, |n| n as usize).clamp(first.len() + data.len(), MOST_AHEAD.max(first.len() + data.len()));
+            let ahead = expected
+                .map_or(0, |n| n as usize)
+                .clamp(first.len() + data.len(), MOST_AHEAD.max(first.len() + data.len()));
             let mut whole = BytesMut::with_capacity(ahead);
             whole.extend_from_slice(&first);
             whole
@@ -66,13 +68,21 @@ fn too_large(limit: usize) -> ApiError {
 
 fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     if headers.contains_key(BINARY_HEADER) {
-        return Err(ApiError::new(Code::Unsupported, "binary tensors are not served yet; send and ask for JSON data"));
+        return Err(ApiError::new(
+            Code::Unsupported,
+            "binary tensors are not served yet; send and ask for JSON data",
+        ));
     }
-    let encoding = headers.get(CONTENT_ENCODING).map_or("identity", |v| v.to_str().unwrap_or("unreadable"));
+    let encoding = headers
+        .get(CONTENT_ENCODING)
+        .map_or("identity", |v| v.to_str().unwrap_or("unreadable"));
     if encoding.eq_ignore_ascii_case("identity") {
         return Ok(());
     }
-    Err(ApiError::new(Code::UnsupportedMedia, format!("Content-Encoding {encoding:?} is not read; send the body as it is")))
+    Err(ApiError::new(
+        Code::UnsupportedMedia,
+        format!("Content-Encoding {encoding:?} is not read; send the body as it is"),
+    ))
 }
 
 #[cfg(test)]
@@ -85,7 +95,10 @@ mod tests {
     use super::*;
 
     fn chunks(parts: &[&'static str]) -> impl Body<Data = Bytes, Error = Infallible> + use<> {
-        let frames: Vec<_> = parts.iter().map(|p| Ok(Frame::data(Bytes::from_static(p.as_bytes())))).collect();
+        let frames: Vec<_> = parts
+            .iter()
+            .map(|p| Ok(Frame::data(Bytes::from_static(p.as_bytes()))))
+            .collect();
         StreamBody::new(tokio_stream::iter(frames))
     }
 
@@ -111,9 +124,15 @@ mod tests {
     async fn compressed_and_binary_bodies_are_refused() {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
-        assert_eq!(read(&headers, chunks(&[]), 4).await.unwrap_err().code, Code::UnsupportedMedia);
+        assert_eq!(
+            read(&headers, chunks(&[]), 4).await.unwrap_err().code,
+            Code::UnsupportedMedia
+        );
         let mut headers = HeaderMap::new();
         headers.insert(BINARY_HEADER, 10.into());
-        assert_eq!(read(&headers, chunks(&[]), 4).await.unwrap_err().code, Code::Unsupported);
+        assert_eq!(
+            read(&headers, chunks(&[]), 4).await.unwrap_err().code,
+            Code::Unsupported
+        );
     }
 }

@@ -30,8 +30,11 @@ pub(crate) fn roles(signature: &Signature) -> Option<(usize, usize)> {
 /// The roles filled with what came out, where that has one label and one list of scores a row.
 pub(crate) fn classifier<'a>(signature: &'a Signature, outputs: &'a [Tensor]) -> Option<Classified<'a>> {
     let (labels, scores) = roles(signature)?;
-    let found =
-        Classified { labels: outputs.get(labels)?, scores: outputs.get(scores)?, info: &signature.outputs[scores] };
+    let found = Classified {
+        labels: outputs.get(labels)?,
+        scores: outputs.get(scores)?,
+        info: &signature.outputs[scores],
+    };
     let rows = *found.labels.shape().first()?;
     let one_each = found.labels.data().len() == rows;
     (one_each && found.scores.shape().len() == 2 && found.scores.shape()[0] == rows).then_some(found)
@@ -39,8 +42,13 @@ pub(crate) fn classifier<'a>(signature: &'a Signature, outputs: &'a [Tensor]) ->
 
 fn is_pair(label: &TensorInfo, scores: &TensorInfo) -> bool {
     let types = matches!(label.datatype, DataType::I64 | DataType::Bytes)
-        && matches!(scores.datatype, DataType::F16 | DataType::BF16 | DataType::F32 | DataType::F64);
+        && matches!(
+            scores.datatype,
+            DataType::F16 | DataType::BF16 | DataType::F32 | DataType::F64
+        );
     let called = label.name.to_ascii_lowercase().contains("label")
-        && ["prob", "score"].iter().any(|word| scores.name.to_ascii_lowercase().contains(word));
+        && ["prob", "score"]
+            .iter()
+            .any(|word| scores.name.to_ascii_lowercase().contains(word));
     types && (scores.labels.is_some() || called)
 }

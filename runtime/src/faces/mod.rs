@@ -47,11 +47,22 @@ impl Face {
             Self::V1 => Ok((v1::parse(body, signature)?, Call::V1)),
             Self::V2 => {
                 let request = v2::parse(body, signature)?;
-                Ok((request.inputs, Call::V2 { id: request.id, outputs: request.outputs }))
+                Ok((
+                    request.inputs,
+                    Call::V2 {
+                        id: request.id,
+                        outputs: request.outputs,
+                    },
+                ))
             }
             Self::Predict => {
                 let request = predict::parse(body, model, signature)?;
-                Ok((vec![request.input], Call::Predict { request_id: request.request_id }))
+                Ok((
+                    vec![request.input],
+                    Call::Predict {
+                        request_id: request.request_id,
+                    },
+                ))
             }
         }
     }

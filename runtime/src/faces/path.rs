@@ -89,7 +89,10 @@ fn v1<'p>(path: &'p str, rest: &[&'p str]) -> Result<(Target<'p>, &'static str),
                 Code::Unsupported,
                 format!("the verb {verb:?} is not served; :predict is"),
             )),
-            _ => Err(ApiError::new(Code::UnknownPath, format!("there is nothing at {path}; a model's verb is :predict"))),
+            _ => Err(ApiError::new(
+                Code::UnknownPath,
+                format!("there is nothing at {path}; a model's verb is :predict"),
+            )),
         },
         _ => Err(ApiError::new(Code::UnknownPath, format!("there is nothing at {path}"))),
     }
@@ -97,7 +100,7 @@ fn v1<'p>(path: &'p str, rest: &[&'p str]) -> Result<(Target<'p>, &'static str),
 
 fn v2<'p>(path: &'p str, part: &str, rest: &[&'p str]) -> Result<(Target<'p>, &'static str), ApiError> {
     match (part, rest) {
-        ("" , []) => Ok((Target::V2Server, GET)),
+        ("", []) => Ok((Target::V2Server, GET)),
         ("health", ["live"]) => Ok((Target::V2Live, GET)),
         ("health", ["ready"]) => Ok((Target::V2Ready, GET)),
         ("repository", ["index"]) => Ok((Target::V2Index, POST)),
@@ -153,7 +156,10 @@ mod tests {
         assert_eq!(get("/v2/models/iris"), Ok(Target::V2Model("iris")));
         assert_eq!(get("/v2/models/iris/versions/1"), Ok(Target::V2Model("iris")));
         assert_eq!(get("/v2/models/iris/ready"), Ok(Target::V2ModelReady("iris")));
-        assert_eq!(get("/v2/models/iris/versions/1/ready"), Ok(Target::V2ModelReady("iris")));
+        assert_eq!(
+            get("/v2/models/iris/versions/1/ready"),
+            Ok(Target::V2ModelReady("iris"))
+        );
         assert_eq!(post("/v2/models/iris/infer"), Ok(Target::V2Infer("iris")));
         assert_eq!(post("/v2/models/iris/versions/1/infer"), Ok(Target::V2Infer("iris")));
         assert_eq!(post("/v2/repository/index"), Ok(Target::V2Index));
@@ -168,7 +174,16 @@ mod tests {
 
     #[test]
     fn unknown_paths_versions_and_verbs_are_told_apart() {
-        for path in ["/nope", "/v1", "/v1/models/", "/v1/models/a/b", "/v2/models/", "/v2/nope", "/v2/models/a/b", "//"] {
+        for path in [
+            "/nope",
+            "/v1",
+            "/v1/models/",
+            "/v1/models/a/b",
+            "/v2/models/",
+            "/v2/nope",
+            "/v2/models/a/b",
+            "//",
+        ] {
             assert_eq!(get(path), Err(Code::UnknownPath), "{path}");
         }
         assert_eq!(get("/v2/models/iris/versions/2"), Err(Code::ModelNotFound));

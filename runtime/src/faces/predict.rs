@@ -53,11 +53,16 @@ pub(crate) fn parse(body: &[u8], model: &str, signature: &Signature) -> Result<P
     check_outputs(model, signature)?;
     let mut collector = Collector::new(input, Label::OnlyRow("features"));
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let request_id = Body { collector: &mut collector }
-        .deserialize(&mut reader)
-        .and_then(|id| reader.end().map(|()| id))
-        .map_err(|error| ApiError::invalid(error.to_string()))?;
-    Ok(PredictRequest { request_id, input: collector.finish().map_err(ApiError::invalid)? })
+    let request_id = Body {
+        collector: &mut collector,
+    }
+    .deserialize(&mut reader)
+    .and_then(|id| reader.end().map(|()| id))
+    .map_err(|error| ApiError::invalid(error.to_string()))?;
+    Ok(PredictRequest {
+        request_id,
+        input: collector.finish().map_err(ApiError::invalid)?,
+    })
 }
 
 fn check_outputs(model: &str, signature: &Signature) -> Result<(), ApiError> {
@@ -67,7 +72,10 @@ fn check_outputs(model: &str, signature: &Signature) -> Result<(), ApiError> {
     let [output] = &signature.outputs[..] else {
         return Err(does_not_fit(model, "its outputs are not labels and scores"));
     };
-    let float = matches!(output.datatype, DataType::F16 | DataType::BF16 | DataType::F32 | DataType::F64);
+    let float = matches!(
+        output.datatype,
+        DataType::F16 | DataType::BF16 | DataType::F32 | DataType::F64
+    );
     if !float || output.shape.as_ref().is_some_and(|shape| shape.len() != 2) {
         return Err(does_not_fit(model, "its output is not a list of scores a row"));
     }
@@ -84,7 +92,10 @@ pub(crate) fn predict<'a>(
     if let Some(found) = classifier(signature, outputs) {
         let scores = one_row(found.scores).ok_or_else(misfit)?;
         let best = position_of(found.labels, found.info.labels.as_ref()).unwrap_or_else(|| argmax(&scores));
-        return Ok(Prediction { class: Class::Label(found.labels), confidence: probability(&scores, best) });
+        return Ok(Prediction {
+            class: Class::Label(found.labels),
+            confidence: probability(&scores, best),
+        });
     }
     let [output] = outputs else { return Err(misfit()) };
     let scores = one_row(output).filter(|scores| scores.len() > 1).ok_or_else(misfit)?;
@@ -95,7 +106,10 @@ pub(crate) fn predict<'a>(
         None => None,
     };
     let class = class.unwrap_or(Class::Int(best as i64));
-    Ok(Prediction { class, confidence: probability(&scores, best) })
+    Ok(Prediction {
+        class,
+        confidence: probability(&scores, best),
+    })
 }
 
 /// The scores of a tensor of exactly one row.
@@ -116,9 +130,9 @@ fn one_row(tensor: &Tensor) -> Option<Vec<f64>> {
 fn position_of(label: &Tensor, names: Option<&Labels>) -> Option<usize> {
     match (label.data(), names?) {
         (Data::I64(label), Labels::Ints(names)) => names.iter().position(|n| Some(n) == label.first()),
-        (Data::Bytes(label), Labels::Strings(names)) => {
-            names.iter().position(|n| label.first().is_some_and(|l| l[..] == *n.as_bytes()))
-        }
+        (Data::Bytes(label), Labels::Strings(names)) => names
+            .iter()
+            .position(|n| label.first().is_some_and(|l| l[..] == *n.as_bytes())),
         _ => None,
     }
 }
@@ -141,7 +155,12 @@ fn probability(scores: &[f64], at: usize) -> f64 {
 
 /// The answer's body.
 pub(crate) fn answer(prediction: &Prediction<'_>, latency_ms: f64, batch_size: usize) -> Vec<u8> {
-    serde_json::to_vec(&Answer { prediction, latency_ms, batch_size }).unwrap_or_default()
+    serde_json::to_vec(&Answer {
+        prediction,
+        latency_ms,
+        batch_size,
+    })
+    .unwrap_or_default()
 }
 
 struct Answer<'a> {
@@ -194,7 +213,10 @@ impl<'de> Visitor<'de> for Body<'_, '_> {
                 "features" => {
                     // The features are one row, so their first list stands at depth 1.
                     collector.begin_row(0);
-                    map.next_value_seed(Node { collector: &mut *collector, depth: 1 })?;
+                    map.next_value_seed(Node {
+                        collector: &mut *collector,
+                        depth: 1,
+                    })?;
                     collector.end_rows(1);
                     seen = true;
                 }
@@ -219,11 +241,18 @@ mod tests {
     use crate::testing::{info, n, signature};
 
     fn scores(labels: Option<Labels>) -> TensorInfo {
-        TensorInfo { labels, ..info("logits", DataType::F32, vec![n(), Dim::Fixed(3)]) }
+        TensorInfo {
+            labels,
+            ..info("logits", DataType::F32, vec![n(), Dim::Fixed(3)])
+        }
     }
 
     fn model(labels: Option<Labels>) -> Signature {
-        let input = info("x", DataType::F32, vec![n(), Dim::Fixed(1), Dim::Fixed(2), Dim::Fixed(2)]);
+        let input = info(
+            "x",
+            DataType::F32,
+            vec![n(), Dim::Fixed(1), Dim::Fixed(2), Dim::Fixed(2)],
+        );
         signature(vec![input], vec![scores(labels)])
     }
 
@@ -241,7 +270,13 @@ mod tests {
         for features in ["[1, 2, 3, 4]", "[[[1, 2], [3, 4]]]"] {
             let text = format!(r#"{{"features": {features}, "request_id": "a"}}"#);
             let request = parse(text.as_bytes(), "m", &model(None)).unwrap();
-            assert_eq!(request, PredictRequest { request_id: Some("a".into()), input: expected.clone() });
+            assert_eq!(
+                request,
+                PredictRequest {
+                    request_id: Some("a".into()),
+                    input: expected.clone()
+                }
+            );
         }
     }
 
@@ -271,12 +306,18 @@ mod tests {
     fn a_label_comes_with_its_own_probability() {
         let label = info("label", DataType::Bytes, vec![n()]);
         let named = scores(Some(Labels::Strings(vec!["a".into(), "b".into(), "c".into()])));
-        let signature = signature(vec![info("x", DataType::F32, vec![n(), Dim::Fixed(1)])], vec![label, named]);
+        let signature = signature(
+            vec![info("x", DataType::F32, vec![n(), Dim::Fixed(1)])],
+            vec![label, named],
+        );
         let outputs = vec![
             Tensor::new(vec![1], Data::Bytes(vec!["b".into()])).unwrap(),
             Tensor::new(vec![1, 3], Data::F32(vec![0.5, 0.25, 0.25])).unwrap(),
         ];
-        assert_eq!(body(&signature, &outputs), r#"{"prediction":"b","confidence":0.25,"latency_ms":1.5,"batch_size":4}"#);
+        assert_eq!(
+            body(&signature, &outputs),
+            r#"{"prediction":"b","confidence":0.25,"latency_ms":1.5,"batch_size":4}"#
+        );
     }
 
     #[test]

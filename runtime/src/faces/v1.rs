@@ -23,7 +23,10 @@ pub(crate) fn parse(body: &[u8], signature: &Signature) -> Result<Vec<Tensor>, A
         .deserialize(&mut reader)
         .and_then(|collectors| reader.end().map(|()| collectors))
         .map_err(|error| ApiError::invalid(error.to_string()))?;
-    collectors.into_iter().map(|c| c.finish().map_err(ApiError::invalid)).collect()
+    collectors
+        .into_iter()
+        .map(|c| c.finish().map_err(ApiError::invalid))
+        .collect()
 }
 
 /// The answer's body.
@@ -74,12 +77,20 @@ struct Body<'a> {
 
 impl<'a> Body<'a> {
     fn collectors(&self, label: Label) -> Vec<Collector<'a>> {
-        self.signature.inputs.iter().map(|info| Collector::new(info, label)).collect()
+        self.signature
+            .inputs
+            .iter()
+            .map(|info| Collector::new(info, label))
+            .collect()
     }
 
     /// What to call a place in a list of rows.
     fn row_label(&self, key: &'static str) -> Label {
-        if self.signature.inputs.len() == 1 { Label::Row(key) } else { Label::NamedRow(key) }
+        if self.signature.inputs.len() == 1 {
+            Label::Row(key)
+        } else {
+            Label::NamedRow(key)
+        }
     }
 }
 
@@ -114,7 +125,10 @@ impl<'de, 'a> Visitor<'de> for Body<'a> {
                 return Err(Error::custom("give \"instances\" or \"inputs\", and give it once"));
             }
             let mut collectors = self.collectors(self.row_label(key));
-            map.next_value_seed(Rows { collectors: &mut collectors, key })?;
+            map.next_value_seed(Rows {
+                collectors: &mut collectors,
+                key,
+            })?;
             found = Some(collectors);
         }
         found.ok_or_else(|| Error::custom("neither \"instances\" nor \"inputs\" is there"))
@@ -153,13 +167,22 @@ impl<'de> Visitor<'de> for Rows<'_, '_> {
                 collector.begin_row(rows);
             }
             let place = Place { key, row: Some(rows) };
-            if list.next_element_seed(Named { collectors: &mut *collectors, place, depth: 1 })?.is_none() {
+            if list
+                .next_element_seed(Named {
+                    collectors: &mut *collectors,
+                    place,
+                    depth: 1,
+                })?
+                .is_none()
+            {
                 break;
             }
             rows += 1;
         }
         if rows == 0 {
-            return Err(Error::custom(format!("{key}: the list is empty; give at least one row")));
+            return Err(Error::custom(format!(
+                "{key}: the list is empty; give at least one row"
+            )));
         }
         for collector in collectors.iter_mut() {
             collector.end_rows(rows);
@@ -169,12 +192,22 @@ impl<'de> Visitor<'de> for Rows<'_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
         if self.key != "inputs" {
-            return Err(Error::custom("instances: expected a list of rows, found an object; whole inputs go under \"inputs\""));
+            return Err(Error::custom(
+                "instances: expected a list of rows, found an object; whole inputs go under \"inputs\"",
+            ));
         }
         for collector in self.collectors.iter_mut() {
             *collector = Collector::new(collector.info(), Label::Column);
         }
-        Named { collectors: self.collectors, place: Place { key: "inputs", row: None }, depth: 0 }.visit_map(map)
+        Named {
+            collectors: self.collectors,
+            place: Place {
+                key: "inputs",
+                row: None,
+            },
+            depth: 0,
+        }
+        .visit_map(map)
     }
 }
 
@@ -205,10 +238,16 @@ impl<'c, 'a> Named<'c, 'a> {
     /// The place of the only input.
     fn only<E: Error>(self) -> Result<Node<'c, 'a>, E> {
         match self.collectors {
-            [collector] => Ok(Node { collector, depth: self.depth }),
+            [collector] => Ok(Node {
+                collector,
+                depth: self.depth,
+            }),
             many => {
                 let names = names(many);
-                Err(E::custom(format!("{}: the model has the inputs {names}; give an object of them", self.place)))
+                Err(E::custom(format!(
+                    "{}: the model has the inputs {names}; give an object of them",
+                    self.place
+                )))
             }
         }
     }
@@ -216,7 +255,11 @@ impl<'c, 'a> Named<'c, 'a> {
 
 /// For an error.
 fn names(collectors: &[Collector<'_>]) -> String {
-    collectors.iter().map(|c| format!("{:?}", c.info().name)).collect::<Vec<_>>().join(", ")
+    collectors
+        .iter()
+        .map(|c| format!("{:?}", c.info().name))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl<'de> DeserializeSeed<'de> for Named<'_, '_> {
@@ -235,7 +278,11 @@ impl<'de> Visitor<'de> for Named<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { collectors, place, depth } = self;
+        let Self {
+            collectors,
+            place,
+            depth,
+        } = self;
         let mut seen = vec![false; collectors.len()];
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             let Some(at) = collectors.iter().position(|c| c.info().name == key) else {
@@ -243,17 +290,23 @@ impl<'de> Visitor<'de> for Named<'_, '_> {
                     return bare_blob(&mut collectors[0], depth, map);
                 }
                 let names = names(collectors);
-                return Err(Error::custom(format!("{place}: the model has no input {key:?}; it has {names}")));
+                return Err(Error::custom(format!(
+                    "{place}: the model has no input {key:?}; it has {names}"
+                )));
             };
             if std::mem::replace(&mut seen[at], true) {
                 return Err(Error::custom(format!("{place}: input {key:?} is there twice")));
             }
-            map.next_value_seed(Node { collector: &mut collectors[at], depth })?;
+            map.next_value_seed(Node {
+                collector: &mut collectors[at],
+                depth,
+            })?;
         }
         match seen.iter().position(|seen| !seen) {
-            Some(missing) => {
-                Err(Error::custom(format!("{place}: input {:?} is missing", collectors[missing].info().name)))
-            }
+            Some(missing) => Err(Error::custom(format!(
+                "{place}: input {:?} is missing",
+                collectors[missing].info().name
+            ))),
             None => Ok(()),
         }
     }
@@ -292,7 +345,9 @@ fn bare_blob<'de, A: MapAccess<'de>>(collector: &mut Collector<'_>, depth: usize
     let text = map.next_value::<Cow<'de, str>>()?;
     let blob = decode_base64(&text).map_err(Error::custom)?;
     if let Some(key) = map.next_key::<Cow<'de, str>>()? {
-        return Err(Error::custom(format!("{key:?} stands beside \"b64\"; an object of bytes has nothing else")));
+        return Err(Error::custom(format!(
+            "{key:?} stands beside \"b64\"; an object of bytes has nothing else"
+        )));
     }
     collector.element(depth, Value::Blob(&blob)).map_err(Error::custom)
 }
@@ -322,15 +377,24 @@ mod tests {
     fn rows_are_stacked() {
         let body = br#"{"signature_name": "serving", "instances": [[1, 2], [3.5, 4]]}"#;
         let inputs = parse(body, &one(DataType::F32, 2)).unwrap();
-        assert_eq!(inputs, [Tensor::new(vec![2, 2], Data::F32(vec![1.0, 2.0, 3.5, 4.0])).unwrap()]);
+        assert_eq!(
+            inputs,
+            [Tensor::new(vec![2, 2], Data::F32(vec![1.0, 2.0, 3.5, 4.0])).unwrap()]
+        );
     }
 
     #[test]
     fn rows_may_be_objects_in_any_order_of_names() {
         let body = br#"{"instances": [{"a": [1, 2], "b": "x"}, {"b": {"b64": "eQ=="}, "a": [3, 4]}]}"#;
         let inputs = parse(body, &two()).unwrap();
-        assert_eq!(inputs[0], Tensor::new(vec![2, 2], Data::F32(vec![1.0, 2.0, 3.0, 4.0])).unwrap());
-        assert_eq!(inputs[1], Tensor::new(vec![2, 1], Data::Bytes(vec!["x".into(), "y".into()])).unwrap());
+        assert_eq!(
+            inputs[0],
+            Tensor::new(vec![2, 2], Data::F32(vec![1.0, 2.0, 3.0, 4.0])).unwrap()
+        );
+        assert_eq!(
+            inputs[1],
+            Tensor::new(vec![2, 1], Data::Bytes(vec!["x".into(), "y".into()])).unwrap()
+        );
         let inputs = parse(br#"{"instances": [{"x": [7]}]}"#, &one(DataType::I64, 1)).unwrap();
         assert_eq!(inputs[0].data(), &Data::I64(vec![7]));
     }
@@ -349,12 +413,18 @@ mod tests {
     fn bare_bytes_may_be_base64() {
         let text = signature(vec![info("x", DataType::Bytes, vec![n()])], vec![]);
         let inputs = parse(br#"{"instances": ["a", {"b64": "Yg=="}]}"#, &text).unwrap();
-        assert_eq!(inputs[0], Tensor::new(vec![2], Data::Bytes(vec!["a".into(), "b".into()])).unwrap());
+        assert_eq!(
+            inputs[0],
+            Tensor::new(vec![2], Data::Bytes(vec!["a".into(), "b".into()])).unwrap()
+        );
     }
 
     #[test]
     fn a_fixed_batch_takes_exactly_its_rows() {
-        let fixed = signature(vec![info("x", DataType::F32, vec![Dim::Fixed(1), Dim::Fixed(2)])], vec![]);
+        let fixed = signature(
+            vec![info("x", DataType::F32, vec![Dim::Fixed(1), Dim::Fixed(2)])],
+            vec![],
+        );
         assert!(parse(br#"{"instances": [[1, 2]]}"#, &fixed).is_ok());
         assert!(fault(r#"{"instances": [[1, 2], [3, 4]]}"#, &fixed).contains("[2, 2] does not fit [1, 2]"));
     }
@@ -363,10 +433,22 @@ mod tests {
     fn faults_name_the_instance_or_the_input() {
         let f = one(DataType::F32, 2);
         for (body, signature, part) in [
-            (r#"{"instances": [[1, 2], [3, "x"]]}"#, &f, "instances[1][1]: expected a number for FP32, found \"x\""),
+            (
+                r#"{"instances": [[1, 2], [3, "x"]]}"#,
+                &f,
+                "instances[1][1]: expected a number for FP32, found \"x\"",
+            ),
             (r#"{"instances": [[1, 2], [3]]}"#, &f, "instances[1]: a list of 1"),
-            (r#"{"instances": [[1, 2], {"y": 1}]}"#, &f, "instances[1]: the model has no input \"y\"; it has \"x\""),
-            (r#"{"instances": [[1, 2, 3]]}"#, &f, "input \"x\": shape [1, 3] does not fit [-1, 2]"),
+            (
+                r#"{"instances": [[1, 2], {"y": 1}]}"#,
+                &f,
+                "instances[1]: the model has no input \"y\"; it has \"x\"",
+            ),
+            (
+                r#"{"instances": [[1, 2, 3]]}"#,
+                &f,
+                "input \"x\": shape [1, 3] does not fit [-1, 2]",
+            ),
             (r#"{"instances": []}"#, &f, "instances: the list is empty"),
             (r#"{"instances": {"x": [1]}}"#, &f, "whole inputs go under \"inputs\""),
             (r#"{"instances": 5}"#, &f, "a list of rows"),
@@ -376,11 +458,31 @@ mod tests {
             (r#"{"instances": [[1, 2"#, &f, "EOF"),
             ("", &f, "EOF"),
             ("[]", &f, "an object with \"instances\""),
-            (r#"{"instances": [[1, 2]]}"#, &two(), "instances[0]: the model has the inputs \"a\", \"b\""),
-            (r#"{"instances": [{"a": [1, 2]}]}"#, &two(), "instances[0]: input \"b\" is missing"),
-            (r#"{"instances": [{"a": [1, 2], "a": [1, 2]}]}"#, &two(), "instances[0]: input \"a\" is there twice"),
-            (r#"{"instances": [{"b": "", "a": [1, "q"]}]}"#, &two(), "instances[0].a[1]: expected a number"),
-            (r#"{"inputs": {"a": [[1, 2]], "b": [[3]]}}"#, &two(), "inputs.b[0][0]: expected a string"),
+            (
+                r#"{"instances": [[1, 2]]}"#,
+                &two(),
+                "instances[0]: the model has the inputs \"a\", \"b\"",
+            ),
+            (
+                r#"{"instances": [{"a": [1, 2]}]}"#,
+                &two(),
+                "instances[0]: input \"b\" is missing",
+            ),
+            (
+                r#"{"instances": [{"a": [1, 2], "a": [1, 2]}]}"#,
+                &two(),
+                "instances[0]: input \"a\" is there twice",
+            ),
+            (
+                r#"{"instances": [{"b": "", "a": [1, "q"]}]}"#,
+                &two(),
+                "instances[0].a[1]: expected a number",
+            ),
+            (
+                r#"{"inputs": {"a": [[1, 2]], "b": [[3]]}}"#,
+                &two(),
+                "inputs.b[0][0]: expected a string",
+            ),
         ] {
             let message = fault(body, signature);
             assert!(message.contains(part), "{body}: {message}");
@@ -405,8 +507,14 @@ mod tests {
 
     #[test]
     fn several_outputs_are_rows_of_objects() {
-        let a = (info("boxes", DataType::F32, vec![n(), n()]), tensor(&[2, 1], Data::F32(vec![0.5, 1.0])));
-        let b = (info("kinds", DataType::Bytes, vec![n()]), tensor(&[2], Data::Bytes(vec!["x".into(), "y".into()])));
+        let a = (
+            info("boxes", DataType::F32, vec![n(), n()]),
+            tensor(&[2, 1], Data::F32(vec![0.5, 1.0])),
+        );
+        let b = (
+            info("kinds", DataType::Bytes, vec![n()]),
+            tensor(&[2], Data::Bytes(vec!["x".into(), "y".into()])),
+        );
         assert_eq!(
             answered(vec![a, b]),
             r#"{"predictions":[{"boxes":[0.5],"kinds":"x"},{"boxes":[1.0],"kinds":"y"}]}"#

@@ -36,7 +36,10 @@ pub(crate) fn parse(body: &[u8], signature: &Signature) -> Result<InferRequest, 
         .and_then(|parsed| reader.end().map(|()| parsed))
         .map_err(|error| ApiError::invalid(error.to_string()))?;
     if parsed.binary {
-        return Err(ApiError::new(Code::Unsupported, "binary tensors are not served yet; send and ask for JSON data"));
+        return Err(ApiError::new(
+            Code::Unsupported,
+            "binary tensors are not served yet; send and ask for JSON data",
+        ));
     }
     Ok(InferRequest {
         id: parsed.id,
@@ -48,13 +51,20 @@ pub(crate) fn parse(body: &[u8], signature: &Signature) -> Result<InferRequest, 
 fn in_order(mut found: Vec<Option<Tensor>>, signature: &Signature) -> Result<Vec<Tensor>, ApiError> {
     found.resize(signature.inputs.len(), None);
     let missing = |info: &TensorInfo| ApiError::invalid(format!("input {:?} is missing", info.name));
-    found.into_iter().zip(&signature.inputs).map(|(t, info)| t.ok_or_else(|| missing(info))).collect()
+    found
+        .into_iter()
+        .zip(&signature.inputs)
+        .map(|(t, info)| t.ok_or_else(|| missing(info)))
+        .collect()
 }
 
 fn requested(names: Option<Vec<String>>, signature: &Signature) -> Result<Vec<usize>, ApiError> {
     let indices: Vec<usize> = match names {
         None => (0..signature.outputs.len()).collect(),
-        Some(names) => names.iter().map(|name| output_index(name, signature)).collect::<Result<_, _>>()?,
+        Some(names) => names
+            .iter()
+            .map(|name| output_index(name, signature))
+            .collect::<Result<_, _>>()?,
     };
     for (i, &index) in indices.iter().enumerate() {
         let info = &signature.outputs[index];
@@ -72,10 +82,19 @@ fn requested(names: Option<Vec<String>>, signature: &Signature) -> Result<Vec<us
 }
 
 fn output_index(name: &str, signature: &Signature) -> Result<usize, ApiError> {
-    signature.outputs.iter().position(|info| info.name == name).ok_or_else(|| {
-        let known = signature.outputs.iter().map(|o| format!("{:?}", o.name)).collect::<Vec<_>>().join(", ");
-        ApiError::invalid(format!("there is no output {name:?}; the model has {known}"))
-    })
+    signature
+        .outputs
+        .iter()
+        .position(|info| info.name == name)
+        .ok_or_else(|| {
+            let known = signature
+                .outputs
+                .iter()
+                .map(|o| format!("{:?}", o.name))
+                .collect::<Vec<_>>()
+                .join(", ");
+            ApiError::invalid(format!("there is no output {name:?}; the model has {known}"))
+        })
 }
 
 struct Parsed {
@@ -93,17 +112,21 @@ struct RequestedOutput {
     parameters: Parameters,
 }
 
+/// Of a request, an input or an output: what they say about binary tensors. Other parameters are ignored.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Parameters {
-    binary_data: bool,
-    binary_data_output: bool,
-    binary_data_size: Option<IgnoredAny>,
+    #[serde(rename = "binary_data")]
+    requested: bool,
+    #[serde(rename = "binary_data_output")]
+    requested_by_default: bool,
+    #[serde(rename = "binary_data_size")]
+    sent: Option<IgnoredAny>,
 }
 
 impl Parameters {
     fn binary(&self) -> bool {
-        self.binary_data || self.binary_data_output || self.binary_data_size.is_some()
+        self.requested || self.requested_by_default || self.sent.is_some()
     }
 }
 
@@ -127,7 +150,12 @@ impl<'de> Visitor<'de> for Body<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parsed, A::Error> {
-        let mut parsed = Parsed { id: None, inputs: Vec::new(), outputs: None, binary: false };
+        let mut parsed = Parsed {
+            id: None,
+            inputs: Vec::new(),
+            outputs: None,
+            binary: false,
+        };
         let mut inputs = None;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match &*key {
@@ -137,7 +165,9 @@ impl<'de> Visitor<'de> for Body<'_> {
                 }
                 "inputs" if inputs.is_some() => return Err(Error::custom("\"inputs\" is there twice")),
                 "inputs" => {
-                    let list = map.next_value_seed(Inputs { signature: self.signature })?;
+                    let list = map.next_value_seed(Inputs {
+                        signature: self.signature,
+                    })?;
                     parsed.binary |= list.binary;
                     inputs = Some(list.found);
                 }
@@ -182,8 +212,13 @@ impl<'de> Visitor<'de> for Inputs<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Found, A::Error> {
-        let mut all = Found { found: vec![None; self.signature.inputs.len()], binary: false };
-        while let Some(input) = list.next_element_seed(Input { signature: self.signature })? {
+        let mut all = Found {
+            found: vec![None; self.signature.inputs.len()],
+            binary: false,
+        };
+        while let Some(input) = list.next_element_seed(Input {
+            signature: self.signature,
+        })? {
             match input {
                 Parsing::Binary => all.binary = true,
                 Parsing::Tensor(at, tensor) => {
@@ -211,15 +246,29 @@ struct Input<'a> {
 
 impl<'a> Input<'a> {
     fn find<E: Error>(&self, name: &str) -> Result<usize, E> {
-        self.signature.inputs.iter().position(|info| info.name == name).ok_or_else(|| {
-            let known = self.signature.inputs.iter().map(|i| format!("{:?}", i.name)).collect::<Vec<_>>().join(", ");
-            E::custom(format!("there is no input {name:?}; the model has {known}"))
-        })
+        self.signature
+            .inputs
+            .iter()
+            .position(|info| info.name == name)
+            .ok_or_else(|| {
+                let known = self
+                    .signature
+                    .inputs
+                    .iter()
+                    .map(|i| format!("{:?}", i.name))
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                E::custom(format!("there is no input {name:?}; the model has {known}"))
+            })
     }
 
     fn collect<'de, D: Deserializer<'de>>(&self, at: usize, deserializer: D) -> Result<Collector<'a>, D::Error> {
         let mut collector = Collector::new(&self.signature.inputs[at], Label::Data);
-        Node { collector: &mut collector, depth: 0 }.deserialize(deserializer)?;
+        Node {
+            collector: &mut collector,
+            depth: 0,
+        }
+        .deserialize(deserializer)?;
         Ok(collector)
     }
 }
@@ -284,7 +333,9 @@ impl<'de> Visitor<'de> for Input<'_> {
                 self.collect(at, &mut reader).map_err(Error::custom)?
             }
         };
-        let tensor = collector.finish_as(shape.ok_or_else(|| missing("shape"))?).map_err(Error::custom)?;
+        let tensor = collector
+            .finish_as(shape.ok_or_else(|| missing("shape"))?)
+            .map_err(Error::custom)?;
         Ok(Parsing::Tensor(at, tensor))
     }
 }
@@ -309,12 +360,17 @@ fn can_read(info: &TensorInfo, datatype: Option<&str>) -> bool {
 
 fn check_type(info: &TensorInfo, datatype: &str) -> Result<(), String> {
     let name = &info.name;
-    let given: DataType = datatype.parse().map_err(|()| format!("input {name:?}: unknown datatype {datatype:?}"))?;
+    let given: DataType = datatype
+        .parse()
+        .map_err(|()| format!("input {name:?}: unknown datatype {datatype:?}"))?;
     if matches!(given, DataType::F16 | DataType::BF16) {
         return Err(format!("input {name:?}: {given} data via JSON is not supported"));
     }
     if given != info.datatype {
-        return Err(format!("input {name:?}: datatype {given} given, the model takes {}", info.datatype));
+        return Err(format!(
+            "input {name:?}: datatype {given} given, the model takes {}",
+            info.datatype
+        ));
     }
     Ok(())
 }
@@ -330,10 +386,18 @@ pub(crate) fn answer(
     for &i in requested {
         check_text(&outputs[i]).map_err(|at| {
             let name = &signature.outputs[i].name;
-            ApiError::invalid(format!("output {name:?}: element {at} is not UTF-8 and can't be given in JSON"))
+            ApiError::invalid(format!(
+                "output {name:?}: element {at} is not UTF-8 and can't be given in JSON"
+            ))
         })?;
     }
-    let answer = Answer { model, id: request_id, signature, requested, outputs };
+    let answer = Answer {
+        model,
+        id: request_id,
+        signature,
+        requested,
+        outputs,
+    };
     serde_json::to_vec(&answer).map_err(|error| ApiError::new(Code::ExecutionFailed, error.to_string()))
 }
 
@@ -350,8 +414,17 @@ impl Serialize for Answer<'_> {
         struct Outputs<'a>(&'a Answer<'a>);
         impl Serialize for Outputs<'_> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let Answer { signature, requested, outputs, .. } = self.0;
-                serializer.collect_seq(requested.iter().map(|&i| Output(&signature.outputs[i].name, &outputs[i])))
+                let Answer {
+                    signature,
+                    requested,
+                    outputs,
+                    ..
+                } = self.0;
+                serializer.collect_seq(
+                    requested
+                        .iter()
+                        .map(|&i| Output(&signature.outputs[i].name, &outputs[i])),
+                )
             }
         }
         let mut answer = serializer.serialize_struct("Answer", 4)?;
@@ -405,13 +478,23 @@ mod tests {
 
     fn model() -> Signature {
         signature(
-            vec![info("a", DataType::F32, vec![n(), Dim::Fixed(2)]), info("b", DataType::I8, vec![n()])],
-            vec![info("y", DataType::F32, vec![n()]), info("h", DataType::F16, vec![n()]), info("z", DataType::Bytes, vec![n()])],
+            vec![
+                info("a", DataType::F32, vec![n(), Dim::Fixed(2)]),
+                info("b", DataType::I8, vec![n()]),
+            ],
+            vec![
+                info("y", DataType::F32, vec![n()]),
+                info("h", DataType::F16, vec![n()]),
+                info("z", DataType::Bytes, vec![n()]),
+            ],
         )
     }
 
     fn one(datatype: DataType) -> Signature {
-        signature(vec![info("x", datatype, vec![n()])], vec![info("y", datatype, vec![n()])])
+        signature(
+            vec![info("x", datatype, vec![n()])],
+            vec![info("y", datatype, vec![n()])],
+        )
     }
 
     fn body(a: &str, b: &str) -> String {
@@ -429,7 +512,14 @@ mod tests {
         ];
         for text in [body(A, B), body(B, A), body(&A.replace("[[1, 2]]", "[1, 2]"), B)] {
             let request = parse(text.as_bytes(), &model()).unwrap();
-            assert_eq!(request, InferRequest { id: Some("7".into()), inputs: expected.clone(), outputs: vec![2, 0] });
+            assert_eq!(
+                request,
+                InferRequest {
+                    id: Some("7".into()),
+                    inputs: expected.clone(),
+                    outputs: vec![2, 0]
+                }
+            );
         }
     }
 
@@ -450,8 +540,7 @@ mod tests {
             (DataType::Bytes, r#"["a","ü"]"#),
         ] {
             let signature = one(datatype);
-            let text =
-                format!(r#"{{"inputs":[{{"name":"x","shape":[2],"datatype":"{datatype}","data":{data}}}]}}"#);
+            let text = format!(r#"{{"inputs":[{{"name":"x","shape":[2],"datatype":"{datatype}","data":{data}}}]}}"#);
             let request = parse(text.as_bytes(), &signature).unwrap();
             let answer = answer("m", None, &signature, &request.outputs, &request.inputs).unwrap();
             let expected = format!(
@@ -461,11 +550,15 @@ mod tests {
             assert_eq!(answer, expected);
         }
         for datatype in [DataType::F16, DataType::BF16] {
-            let text = format!(
-                r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"{datatype}","data":[1]}}],"outputs":[]}}"#
-            );
+            let text =
+                format!(r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"{datatype}","data":[1]}}],"outputs":[]}}"#);
             let error = parse(text.as_bytes(), &one(datatype)).unwrap_err();
-            assert!(error.message.contains(&format!("{datatype} data via JSON is not supported")), "{error}");
+            assert!(
+                error
+                    .message
+                    .contains(&format!("{datatype} data via JSON is not supported")),
+                "{error}"
+            );
         }
     }
 
@@ -479,30 +572,92 @@ mod tests {
     #[test]
     fn faults_name_the_tensor() {
         for (a, b, part) in [
-            (A.replace("FP32", "FP64"), B.to_owned(), "input \"a\": datatype FP64 given, the model takes FP32"),
-            (A.replace("FP32", "FLOAT"), B.to_owned(), "input \"a\": unknown datatype \"FLOAT\""),
-            (A.replace("[1, 2],", "[1, 3],"), B.to_owned(), "input \"a\": data has 2 elements where shape [1, 3] needs 3"),
-            (A.replace("[1, 2],", "[2, 1],"), B.to_owned(), "input \"a\": data is nested as [1, 2], shape says [2, 1]"),
-            (A.replace("[[1, 2]]", "[[1, \"q\"]]"), B.to_owned(), "input \"a\" data[0][1]: expected a number"),
-            (A.to_owned(), B.replace("-3", "-300"), "input \"b\" data[0]: -300 is out of the range of INT8"),
+            (
+                A.replace("FP32", "FP64"),
+                B.to_owned(),
+                "input \"a\": datatype FP64 given, the model takes FP32",
+            ),
+            (
+                A.replace("FP32", "FLOAT"),
+                B.to_owned(),
+                "input \"a\": unknown datatype \"FLOAT\"",
+            ),
+            (
+                A.replace("[1, 2],", "[1, 3],"),
+                B.to_owned(),
+                "input \"a\": data has 2 elements where shape [1, 3] needs 3",
+            ),
+            (
+                A.replace("[1, 2],", "[2, 1],"),
+                B.to_owned(),
+                "input \"a\": data is nested as [1, 2], shape says [2, 1]",
+            ),
+            (
+                A.replace("[[1, 2]]", "[[1, \"q\"]]"),
+                B.to_owned(),
+                "input \"a\" data[0][1]: expected a number",
+            ),
+            (
+                A.to_owned(),
+                B.replace("-3", "-300"),
+                "input \"b\" data[0]: -300 is out of the range of INT8",
+            ),
             (A.to_owned(), B.replace("[1]", "[-1]"), "invalid value: integer `-1`"),
-            (A.to_owned(), B.replace("\"b\"", "\"c\""), "there is no input \"c\"; the model has \"a\", \"b\""),
+            (
+                A.to_owned(),
+                B.replace("\"b\"", "\"c\""),
+                "there is no input \"c\"; the model has \"a\", \"b\"",
+            ),
             (A.to_owned(), A.to_owned(), "input \"a\" is there twice"),
-            (A.replace("\"shape\"", "\"shap\""), B.to_owned(), "input \"a\" has no \"shape\""),
-            (A.replace("\"data\"", "\"dat\""), B.to_owned(), "input \"a\" has no \"data\""),
-            (A.replace("\"name\"", "\"nam\""), B.to_owned(), "an input has no \"name\""),
-            (A.replace("[1, 2],", "[4611686018427387904, 4, 1],"), B.to_owned(), "more than there can be"),
+            (
+                A.replace("\"shape\"", "\"shap\""),
+                B.to_owned(),
+                "input \"a\" has no \"shape\"",
+            ),
+            (
+                A.replace("\"data\"", "\"dat\""),
+                B.to_owned(),
+                "input \"a\" has no \"data\"",
+            ),
+            (
+                A.replace("\"name\"", "\"nam\""),
+                B.to_owned(),
+                "an input has no \"name\"",
+            ),
+            (
+                A.replace("[1, 2],", "[4611686018427387904, 4, 1],"),
+                B.to_owned(),
+                "more than there can be",
+            ),
         ] {
             let message = parse(body(&a, &b).as_bytes(), &model()).unwrap_err().message;
             assert!(message.contains(part), "{message} lacks {part}");
         }
         let missing = format!(r#"{{"inputs": [{A}], "outputs": [{{"name": "y"}}]}}"#);
-        assert_eq!(parse(missing.as_bytes(), &model()).unwrap_err().message, "input \"b\" is missing");
+        assert_eq!(
+            parse(missing.as_bytes(), &model()).unwrap_err().message,
+            "input \"b\" is missing"
+        );
         let unknown = format!(r#"{{"inputs": [{A}, {B}], "outputs": [{{"name": "q"}}]}}"#);
-        assert!(parse(unknown.as_bytes(), &model()).unwrap_err().message.contains("there is no output \"q\""));
+        assert!(
+            parse(unknown.as_bytes(), &model())
+                .unwrap_err()
+                .message
+                .contains("there is no output \"q\"")
+        );
         let twice = format!(r#"{{"inputs": [{A}, {B}], "outputs": [{{"name": "y"}}, {{"name": "y"}}]}}"#);
-        assert!(parse(twice.as_bytes(), &model()).unwrap_err().message.contains("asked for twice"));
-        assert!(parse(b"{}", &model()).unwrap_err().message.contains("\"inputs\" is missing"));
+        assert!(
+            parse(twice.as_bytes(), &model())
+                .unwrap_err()
+                .message
+                .contains("asked for twice")
+        );
+        assert!(
+            parse(b"{}", &model())
+                .unwrap_err()
+                .message
+                .contains("\"inputs\" is missing")
+        );
     }
 
     #[test]
@@ -510,10 +665,16 @@ mod tests {
         let a = r#"{"name": "a", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}"#;
         for text in [
             body(a, B),
-            format!(r#"{{"inputs": [{A}, {B}], "parameters": {{"binary_data_output": true}}, "outputs": [{{"name": "y"}}]}}"#),
+            format!(
+                r#"{{"inputs": [{A}, {B}], "parameters": {{"binary_data_output": true}}, "outputs": [{{"name": "y"}}]}}"#
+            ),
             format!(r#"{{"inputs": [{A}, {B}], "outputs": [{{"name": "y", "parameters": {{"binary_data": true}}}}]}}"#),
         ] {
-            assert_eq!(parse(text.as_bytes(), &model()).unwrap_err().code, Code::Unsupported, "{text}");
+            assert_eq!(
+                parse(text.as_bytes(), &model()).unwrap_err().code,
+                Code::Unsupported,
+                "{text}"
+            );
         }
     }
 

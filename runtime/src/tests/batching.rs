@@ -24,7 +24,11 @@ async fn bench(config: Config, model: Arc<Mock>) -> (Bench, Manual) {
 }
 
 fn waiting_config() -> Config {
-    Config { max_batch_size: 32, max_latency: ms(50), ..config() }
+    Config {
+        max_batch_size: 32,
+        max_latency: ms(50),
+        ..config()
+    }
 }
 
 fn served(bench: &Bench) -> Arc<Served> {
@@ -34,7 +38,11 @@ fn served(bench: &Bench) -> Arc<Served> {
 fn request(rows: usize) -> Request {
     let now = Instant::now();
     let inputs = vec![Tensor::new(vec![rows, 1], Data::F32(vec![1.0; rows])).unwrap()];
-    Request { inputs, arrived: now, deadline: now + ms(5000) }
+    Request {
+        inputs,
+        arrived: now,
+        deadline: now + ms(5000),
+    }
 }
 
 fn submit(scheduler: &Scheduler, served: &Arc<Served>) -> crate::scheduler::Pending {
@@ -74,7 +82,11 @@ async fn at_32_and_50_ms_a_batch_leaves_when_it_is_full() {
     settle().await;
     assert_eq!(device.running(), None, "31 wait for the one that is open");
     pending.push(submit(&bench.scheduler, &served));
-    assert_eq!(device.running(), Some(32), "the 32nd starts it without any time passing");
+    assert_eq!(
+        device.running(),
+        Some(32),
+        "the 32nd starts it without any time passing"
+    );
     device.finish();
     for pending in pending {
         assert_eq!(pending.wait().await.unwrap().batch_rows, 32);
@@ -96,7 +108,11 @@ async fn at_32_and_50_ms_a_batch_leaves_when_its_oldest_is_that_old() {
     assert_eq!(device.running(), None, "49 ms");
     advance(ms(2)).await;
     settle().await;
-    assert_eq!(device.running(), Some(2), "the age of the oldest counts, not of the newest");
+    assert_eq!(
+        device.running(),
+        Some(2),
+        "the age of the oldest counts, not of the newest"
+    );
     device.finish();
     assert!(first.wait().await.is_ok() && second.wait().await.is_ok());
     // The timer works more than once.
@@ -160,7 +176,10 @@ async fn a_client_that_leaves_is_out_of_the_queue_before_its_batch_forms() {
     device.finish();
     assert_eq!(device.running(), Some(1), "only the one that stayed");
     device.finish();
-    assert_eq!((running.await.unwrap().status, staying.await.unwrap().status), (200, 200));
+    assert_eq!(
+        (running.await.unwrap().status, staying.await.unwrap().status),
+        (200, 200)
+    );
     bench.assert_metric("ml_requests_total{status=\"cancelled\"} 1");
 }
 
@@ -199,13 +218,23 @@ async fn the_deadline_runs_from_arrival() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_is_a_marked_503() {
-    let (bench, device) = bench(Config { queue_size: 2, ..config() }, Mock::echo(DataType::F32, 1)).await;
+    let (bench, device) = bench(
+        Config {
+            queue_size: 2,
+            ..config()
+        },
+        Mock::echo(DataType::F32, 1),
+    )
+    .await;
     let mut tasks = Vec::new();
     for _ in 0..3 {
         tasks.push(bench.start("/v1/models/m:predict", ONE).await);
     }
     let seen = bench.post("/v1/models/m:predict", ONE).await;
-    assert_eq!((seen.status, seen.code(), seen.header("retry-after")), (503, "queue-full", Some("1")));
+    assert_eq!(
+        (seen.status, seen.code(), seen.header("retry-after")),
+        (503, "queue-full", Some("1"))
+    );
     bench.assert_metric("ml_requests_total{status=\"queue_full\"} 1");
     bench.assert_metric("ml_requests_dropped_total{reason=\"queue_full\"} 1");
     device.finish();
@@ -217,12 +246,23 @@ async fn a_full_queue_is_a_marked_503() {
 
 #[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded_in_bytes_too() {
-    let (bench, device) = bench(Config { queue_bytes: 100, ..config() }, Mock::echo(DataType::F32, 1)).await;
+    let (bench, device) = bench(
+        Config {
+            queue_bytes: 100,
+            ..config()
+        },
+        Mock::echo(DataType::F32, 1),
+    )
+    .await;
     let served = served(&bench);
     let submit = |rows| bench.scheduler.submit(bench.scheduler.open(&served), request(rows));
     let running = submit(1).unwrap();
     let large = submit(1000).unwrap();
-    assert_eq!(submit(1).err(), Some(InferError::QueueBytesFull { limit: 100 }), "a large one may wait, but alone");
+    assert_eq!(
+        submit(1).err(),
+        Some(InferError::QueueBytesFull { limit: 100 }),
+        "a large one may wait, but alone"
+    );
     device.finish();
     let next = submit(20).unwrap();
     assert!(submit(6).is_err());
@@ -275,7 +315,9 @@ async fn each_client_gets_its_own_rows() {
     let first = bench.start("/v1/models/m:predict", r#"{"instances":[[0]]}"#).await;
     let a = bench.start("/v1/models/m:predict", r#"{"instances":[[1],[2]]}"#).await;
     let b = bench.start("/v1/models/m:predict", r#"{"instances":[[3]]}"#).await;
-    let c = bench.start("/v1/models/m:predict", r#"{"instances":[[4],[5],[6]]}"#).await;
+    let c = bench
+        .start("/v1/models/m:predict", r#"{"instances":[[4],[5],[6]]}"#)
+        .await;
     device.finish();
     assert_eq!(device.running(), Some(3));
     device.finish();
@@ -290,9 +332,14 @@ async fn each_client_gets_its_own_rows() {
 async fn one_bad_request_does_not_spoil_its_batch() {
     let x = info("x", DataType::I64, vec![n(), Dim::Fixed(1)]);
     let model = Mock::new(signature(vec![x.clone()], vec![x]), |inputs| {
-        let Data::I64(v) = inputs[0].data() else { unreachable!("declared INT64") };
+        let Data::I64(v) = inputs[0].data() else {
+            unreachable!("declared INT64")
+        };
         if v.contains(&13) {
-            return Err(RunError::Input { name: "x".into(), reason: "13 is no index".into() });
+            return Err(RunError::Input {
+                name: "x".into(),
+                reason: "13 is no index".into(),
+            });
         }
         Ok(inputs)
     });
@@ -319,8 +366,12 @@ async fn a_model_whose_outputs_have_no_batch_dimension_is_found_out() {
     y.shape = None;
     let x = info("x", DataType::F32, vec![n(), Dim::Fixed(1)]);
     let model = Mock::new(signature(vec![x], vec![y]), |inputs| {
-        let Data::F32(v) = inputs[0].data() else { unreachable!("declared FP32") };
-        Ok(vec![Tensor::new(vec![1], Data::F32(vec![v.iter().sum()])).expect("one element")])
+        let Data::F32(v) = inputs[0].data() else {
+            unreachable!("declared FP32")
+        };
+        Ok(vec![
+            Tensor::new(vec![1], Data::F32(vec![v.iter().sum()])).expect("one element"),
+        ])
     });
     let (bench, device) = bench(config(), Arc::clone(&model)).await;
     let mut tasks = Vec::new();
@@ -342,7 +393,15 @@ async fn a_model_whose_outputs_have_no_batch_dimension_is_found_out() {
 async fn one_model_does_not_starve_another() {
     let device = Manual::default();
     let models = [("a", Mock::echo(DataType::F32, 1)), ("b", Mock::echo(DataType::F32, 1))];
-    let bench = Bench::new(Config { max_batch_size: 2, ..config() }, device.clone(), &models).await;
+    let bench = Bench::new(
+        Config {
+            max_batch_size: 2,
+            ..config()
+        },
+        device.clone(),
+        &models,
+    )
+    .await;
     device.hold();
     let mut tasks = Vec::new();
     for _ in 0..4 {

@@ -14,7 +14,9 @@ async fn iris() -> Bench {
 #[tokio::test]
 async fn v1_answers_a_classifier_by_its_labels() {
     let bench = iris().await;
-    let seen = bench.post("/v1/models/iris:predict", r#"{"instances":[[1,2],[2,1],[0,9]]}"#).await;
+    let seen = bench
+        .post("/v1/models/iris:predict", r#"{"instances":[[1,2],[2,1],[0,9]]}"#)
+        .await;
     assert_eq!((seen.status, seen.body.as_str()), (200, r#"{"predictions":[1,0,1]}"#));
     assert_eq!(seen.header("content-type"), Some("application/json"));
 }
@@ -22,7 +24,9 @@ async fn v1_answers_a_classifier_by_its_labels() {
 #[tokio::test]
 async fn v1_faults_are_400_and_name_the_instance() {
     let bench = iris().await;
-    let seen = bench.post("/v1/models/iris:predict", r#"{"instances":[[1,2],[2,"x"]]}"#).await;
+    let seen = bench
+        .post("/v1/models/iris:predict", r#"{"instances":[[1,2],[2,"x"]]}"#)
+        .await;
     assert_eq!((seen.status, seen.code()), (400, "invalid-request"));
     assert!(seen.body.contains("instances[1][1]"), "{}", seen.body);
     bench.assert_metric("ml_requests_total{status=\"client_error\"} 1");
@@ -33,7 +37,10 @@ async fn v1_lists_models_and_their_readiness() {
     let bench = iris().await;
     assert_eq!(bench.get("/v1/models").await.body, r#"{"models":["iris"]}"#);
     let seen = bench.get("/v1/models/iris").await;
-    assert_eq!((seen.status, seen.body.as_str()), (200, r#"{"name":"iris","ready":true}"#));
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (200, r#"{"name":"iris","ready":true}"#)
+    );
     let seen = bench.get("/v1/models/rose").await;
     assert_eq!((seen.status, seen.code()), (404, "model-not-found"));
 }
@@ -54,7 +61,10 @@ async fn v2_infers_with_id_and_requested_outputs() {
 #[tokio::test]
 async fn v2_tells_of_server_models_and_metadata() {
     let bench = iris().await;
-    let server = format!(r#"{{"extensions":[],"name":"pilotlight","version":"{}"}}"#, env!("CARGO_PKG_VERSION"));
+    let server = format!(
+        r#"{{"extensions":[],"name":"pilotlight","version":"{}"}}"#,
+        env!("CARGO_PKG_VERSION")
+    );
     assert_eq!(bench.get("/v2").await.body, server);
     assert_eq!(bench.get("/v2/health/live").await.body, r#"{"live":true}"#);
     assert_eq!(bench.get("/v2/health/ready").await.body, r#"{"ready":true}"#);
@@ -73,9 +83,15 @@ async fn v2_tells_of_server_models_and_metadata() {
 async fn model_readiness_tells_how_the_model_came_up() {
     let bench = iris().await;
     let seen = bench.get("/v2/models/iris/ready").await;
-    assert_eq!((seen.status, seen.body.as_str()), (200, r#"{"name":"iris","ready":true}"#));
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (200, r#"{"name":"iris","ready":true}"#)
+    );
     let header = seen.header("x-pilotlight-startup").unwrap();
-    let (load, age) = header.strip_prefix("load=").and_then(|h| h.split_once(", ready-age=")).unwrap();
+    let (load, age) = header
+        .strip_prefix("load=")
+        .and_then(|h| h.split_once(", ready-age="))
+        .unwrap();
     assert!(load.parse::<u64>().unwrap() > 0);
     assert!(age.parse::<u64>().is_ok());
 }
@@ -89,13 +105,21 @@ async fn predict_answers_label_confidence_latency_and_batch_size() {
     let body: serde_json::Value = serde_json::from_str(&seen.body).unwrap();
     let keys: Vec<&String> = body.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["batch_size", "confidence", "latency_ms", "prediction"]);
-    assert_eq!((&body["prediction"], &body["confidence"], &body["batch_size"]), (&1.into(), &0.75.into(), &1.into()));
+    assert_eq!(
+        (&body["prediction"], &body["confidence"], &body["batch_size"]),
+        (&1.into(), &0.75.into(), &1.into())
+    );
     assert!(body["latency_ms"].as_f64().unwrap() >= 0.0);
 }
 
 #[tokio::test]
 async fn predict_needs_one_model() {
-    let two = Bench::new(config(), Inline, &[("a", Mock::classifier(None)), ("b", Mock::classifier(None))]).await;
+    let two = Bench::new(
+        config(),
+        Inline,
+        &[("a", Mock::classifier(None)), ("b", Mock::classifier(None))],
+    )
+    .await;
     let seen = two.post("/predict", r#"{"features":[1,2]}"#).await;
     assert_eq!((seen.status, seen.code()), (400, "invalid-request"));
     let none = Bench::new(config(), Inline, &[]).await;
@@ -120,7 +144,10 @@ async fn unknown_paths_and_methods_are_typed() {
     let seen = bench.get("/nope").await;
     assert_eq!((seen.status, seen.code()), (404, "unknown-path"));
     let seen = bench.post("/health", "").await;
-    assert_eq!((seen.status, seen.code(), seen.header("allow")), (405, "method-not-allowed", Some("GET, HEAD")));
+    assert_eq!(
+        (seen.status, seen.code(), seen.header("allow")),
+        (405, "method-not-allowed", Some("GET, HEAD"))
+    );
     let seen = bench.post("/v1/models/iris:explain", "{}").await;
     assert_eq!((seen.status, seen.code()), (501, "unsupported"));
     let seen = call(&bench.app, "PUT", "/v2/models/iris/infer", "{}").await;
@@ -140,19 +167,32 @@ async fn a_starting_or_draining_process_is_not_ready_but_still_answers() {
     let bench = iris().await;
     bench.app.enter(Stage::Starting);
     assert_eq!(bench.get("/ready").await.code(), "not-ready");
-    assert_eq!(bench.get("/v2/models/iris/ready").await.status, 200, "the model itself is ready");
+    assert_eq!(
+        bench.get("/v2/models/iris/ready").await.status,
+        200,
+        "the model itself is ready"
+    );
     bench.app.enter(Stage::Draining);
     for path in ["/ready", "/v2/health/ready", "/v2/models/iris/ready", "/v1/models/iris"] {
         assert_eq!(bench.get(path).await.status, 503, "{path}");
     }
     assert_eq!(bench.get("/health").await.status, 200);
-    assert_eq!(bench.post("/v1/models/iris:predict", r#"{"instances":[[1,2]]}"#).await.status, 200);
+    assert_eq!(
+        bench
+            .post("/v1/models/iris:predict", r#"{"instances":[[1,2]]}"#)
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn ready_turns_off_while_too_many_wait_and_model_readiness_does_not() {
     let device = Manual::default();
-    let config = crate::config::Config { ready_queue_limit: 1, ..config() };
+    let config = crate::config::Config {
+        ready_queue_limit: 1,
+        ..config()
+    };
     let bench = Bench::new(config, device.clone(), &[("iris", Mock::classifier(None))]).await;
     device.hold();
     let mut tasks = Vec::new();
@@ -175,10 +215,19 @@ async fn ready_turns_off_while_too_many_wait_and_model_readiness_does_not() {
 async fn errors_of_the_model_are_told_apart() {
     let x = info("x", DataType::F32, vec![n(), Dim::Fixed(1)]);
     let model = Mock::new(signature(vec![x.clone()], vec![x]), |inputs| {
-        let Data::F32(v) = inputs[0].data() else { unreachable!("declared FP32") };
+        let Data::F32(v) = inputs[0].data() else {
+            unreachable!("declared FP32")
+        };
         match v[0] as i64 {
-            1 => Err(RunError::Input { name: "x".into(), reason: "too large".into() }),
-            2 => Err(RunError::Node { node: "add".into(), op: "Add".into(), reason: "shapes".into() }),
+            1 => Err(RunError::Input {
+                name: "x".into(),
+                reason: "too large".into(),
+            }),
+            2 => Err(RunError::Node {
+                node: "add".into(),
+                op: "Add".into(),
+                reason: "shapes".into(),
+            }),
             3 => panic!("ouch"),
             4 => Ok(vec![]),
             _ => Ok(inputs),
@@ -191,18 +240,27 @@ async fn errors_of_the_model_are_told_apart() {
         (3, 500, "execution-failed", "ouch"),
         (4, 500, "execution-failed", "0 outputs"),
     ] {
-        let seen = bench.post("/v1/models/m:predict", &format!(r#"{{"instances":[[{value}]]}}"#)).await;
+        let seen = bench
+            .post("/v1/models/m:predict", &format!(r#"{{"instances":[[{value}]]}}"#))
+            .await;
         assert_eq!((seen.status, seen.code()), (status, code));
         assert!(seen.body.contains(part), "{}", seen.body);
     }
-    assert_eq!(bench.post("/v1/models/m:predict", r#"{"instances":[[0]]}"#).await.status, 200);
+    assert_eq!(
+        bench
+            .post("/v1/models/m:predict", r#"{"instances":[[0]]}"#)
+            .await
+            .status,
+        200
+    );
     bench.assert_metric("ml_requests_total{status=\"error\"} 3");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_body_ends_at_the_deadline() {
     let bench = iris().await;
-    let (_tx, body) = tokio::sync::mpsc::channel::<Result<hyper::body::Frame<bytes::Bytes>, std::convert::Infallible>>(1);
+    let (_tx, body) =
+        tokio::sync::mpsc::channel::<Result<hyper::body::Frame<bytes::Bytes>, std::convert::Infallible>>(1);
     let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
     let request = http::Request::post("/v1/models/iris:predict").body(body).unwrap();
     let start = tokio::time::Instant::now();
@@ -233,7 +291,11 @@ async fn tensors_of_any_rank_pass_through_v2() {
     let bench = Bench::new(config(), Inline, &[("scalar", model)]).await;
     let body = r#"{"inputs":[{"name":"x","shape":[],"datatype":"INT64","data":[7]}]}"#;
     let seen = bench.post("/v2/models/scalar/infer", body).await;
-    assert!(seen.body.contains(r#""shape":[],"datatype":"INT64","data":[7]"#), "{}", seen.body);
+    assert!(
+        seen.body.contains(r#""shape":[],"datatype":"INT64","data":[7]"#),
+        "{}",
+        seen.body
+    );
     let echoed = Tensor::new(vec![], Data::I64(vec![7])).unwrap();
     assert_eq!(echoed.shape().len(), 0);
 }

@@ -45,9 +45,15 @@ async fn a_loading_model_is_503_and_named_in_the_index() {
         assert_eq!(bench.get(path).await.status, 503, "{path}");
     }
     let seen = bench.post("/v1/models/m:predict", ONE).await;
-    assert_eq!((seen.status, seen.code(), seen.header("retry-after")), (503, "model-not-ready", Some("1")));
+    assert_eq!(
+        (seen.status, seen.code(), seen.header("retry-after")),
+        (503, "model-not-ready", Some("1"))
+    );
     assert!(bench.post("/v2/repository/index", "").await.body.contains("LOADING"));
-    assert_eq!(bench.repository.load("m", Path::new("m")).await, Err(ModelError::Busy("m".into())));
+    assert_eq!(
+        bench.repository.load("m", Path::new("m")).await,
+        Err(ModelError::Busy("m".into()))
+    );
     assert_eq!(bench.repository.unload("m").await, Err(ModelError::Busy("m".into())));
     device.finish();
     load.await.unwrap().unwrap();
@@ -63,7 +69,11 @@ async fn a_model_that_fails_to_load_says_why_and_may_be_loaded_again() {
     assert_eq!((seen.status, seen.code()), (503, "model-not-ready"));
     assert!(seen.body.contains("can't read nowhere"), "{}", seen.body);
     assert_eq!(bench.get("/ready").await.status, 503);
-    assert_eq!(bench.post("/v1/models/m:predict", ONE).await.status, 200, "the others go on");
+    assert_eq!(
+        bench.post("/v1/models/m:predict", ONE).await.status,
+        200,
+        "the others go on"
+    );
     bench.repository.load("broken", Path::new("m")).await.unwrap();
     assert_eq!(bench.post("/v1/models/broken:predict", ONE).await.status, 200);
 }
@@ -93,12 +103,21 @@ async fn an_unload_waits_for_the_requests_of_the_model() {
     let unload = tokio::spawn(async move { repository.unload("m").await });
     settle().await;
     assert!(!unload.is_finished());
-    assert!(bench.post("/v1/models/m:predict", ONE).await.body.contains("being unloaded"));
+    assert!(
+        bench
+            .post("/v1/models/m:predict", ONE)
+            .await
+            .body
+            .contains("being unloaded")
+    );
     device.finish();
     assert_eq!(request.await.unwrap().status, 200);
     unload.await.unwrap().unwrap();
     assert_eq!(bench.post("/v1/models/m:predict", ONE).await.status, 404);
-    assert_eq!(bench.repository.unload("m").await, Err(ModelError::NotFound("m".into())));
+    assert_eq!(
+        bench.repository.unload("m").await,
+        Err(ModelError::NotFound("m".into()))
+    );
     assert!(!bench.metrics.render().contains("model=\"m\""));
 }
 
@@ -111,8 +130,15 @@ async fn names_that_cannot_stand_in_a_path_are_refused() {
 
 #[tokio::test]
 async fn the_warm_up_judges_only_fair_samples() {
-    let node = || RunError::Node { node: "n".into(), op: "MaxPool".into(), reason: "too small".into() };
-    let input = || RunError::Input { name: "x".into(), reason: "not such zeros".into() };
+    let node = || RunError::Node {
+        node: "n".into(),
+        op: "MaxPool".into(),
+        reason: "too small".into(),
+    };
+    let input = || RunError::Input {
+        name: "x".into(),
+        reason: "not such zeros".into(),
+    };
     let fails = |shape: Vec<Dim>, datatype: DataType, error: RunError| {
         let x = info("x", datatype, shape);
         Mock::new(signature(vec![x.clone()], vec![x]), move |_| Err(error.clone()))
@@ -141,5 +167,10 @@ async fn a_panicking_warm_up_fails_the_model() {
     let repository =
         crate::models::Repository::new(Box::new(loader), bench.scheduler.clone(), Arc::clone(&bench.metrics));
     let error = repository.load("m", Path::new("m")).await.unwrap_err();
-    assert!(error.to_string().contains("the warm-up run failed: the model panicked: ouch"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("the warm-up run failed: the model panicked: ouch"),
+        "{error}"
+    );
 }

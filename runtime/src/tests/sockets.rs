@@ -30,8 +30,19 @@ async fn server(device: impl Device) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, Arc::clone(&bench.app), 8, stop.clone(), Duration::from_secs(10)));
-    Server { bench, address, stop, task }
+    let task = tokio::spawn(serve(
+        listener,
+        Arc::clone(&bench.app),
+        8,
+        stop.clone(),
+        Duration::from_secs(10),
+    ));
+    Server {
+        bench,
+        address,
+        stop,
+        task,
+    }
 }
 
 const REQUEST: &[u8] =
@@ -51,7 +62,11 @@ async fn read_answer(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     while !answer.ends_with(b"[[5]]}") {
         let n = stream.read_buf(&mut answer).await.unwrap();
-        assert!(n > 0, "the connection ended early: {}", String::from_utf8_lossy(&answer));
+        assert!(
+            n > 0,
+            "the connection ended early: {}",
+            String::from_utf8_lossy(&answer)
+        );
     }
     String::from_utf8(answer).unwrap()
 }
@@ -70,14 +85,20 @@ async fn http1_connections_are_kept_for_many_requests_through_the_executor_threa
 async fn h2c_is_spoken_on_the_same_port() {
     let server = server(Executor::spawn().unwrap()).await;
     let stream = TcpStream::connect(server.address).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
     tokio::spawn(connection);
     let uri = format!("http://{}/v1/models/m:predict", server.address);
-    let request = http::Request::post(uri).body(Full::new(Bytes::from_static(b"{\"instances\":[[5]]}"))).unwrap();
+    let request = http::Request::post(uri)
+        .body(Full::new(Bytes::from_static(b"{\"instances\":[[5]]}")))
+        .unwrap();
     let reply = sender.send_request(request).await.unwrap();
     assert_eq!((reply.status().as_u16(), reply.version()), (200, http::Version::HTTP_2));
-    assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "{\"predictions\":[[5]]}");
+    assert_eq!(
+        reply.into_body().collect().await.unwrap().to_bytes(),
+        "{\"predictions\":[[5]]}"
+    );
 }
 
 #[tokio::test]
@@ -96,7 +117,9 @@ async fn a_client_that_closes_its_connection_leaves_the_queue() {
     device.finish();
     assert_eq!(device.running(), None);
     read_answer(&mut staying).await;
-    server.bench.assert_metric("ml_requests_dropped_total{reason=\"cancelled\"} 1");
+    server
+        .bench
+        .assert_metric("ml_requests_dropped_total{reason=\"cancelled\"} 1");
 }
 
 #[tokio::test]
@@ -114,8 +137,14 @@ async fn the_end_waits_for_requests_in_flight() {
     assert!(!server.task.is_finished());
     device.finish();
     read_answer(&mut stream).await;
-    tokio::time::timeout(Duration::from_secs(10), server.task).await.unwrap().unwrap();
-    assert!(TcpStream::connect(server.address).await.is_err(), "nothing listens any more");
+    tokio::time::timeout(Duration::from_secs(10), server.task)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        TcpStream::connect(server.address).await.is_err(),
+        "nothing listens any more"
+    );
 }
 
 #[tokio::test]

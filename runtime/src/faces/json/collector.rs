@@ -42,7 +42,14 @@ pub(crate) struct Collector<'a> {
 impl<'a> Collector<'a> {
     /// For an input of this type. `info` also gives the shape to fit.
     pub(crate) fn new(info: &'a TensorInfo, label: Label) -> Self {
-        Self { info, label, data: empty(info.datatype), dims: Vec::new(), leaf: None, path: Vec::new() }
+        Self {
+            info,
+            label,
+            data: empty(info.datatype),
+            dims: Vec::new(),
+            leaf: None,
+            path: Vec::new(),
+        }
     }
 
     pub(crate) fn info(&self) -> &'a TensorInfo {
@@ -64,7 +71,10 @@ impl<'a> Collector<'a> {
     pub(crate) fn element(&mut self, depth: usize, value: Value<'_>) -> Result<(), String> {
         self.path.truncate(depth);
         if *self.leaf.get_or_insert(depth) != depth || self.dims.len() > depth {
-            return Err(self.fault(depth, &format!("expected a list as in the places before, found {value}")));
+            return Err(self.fault(
+                depth,
+                &format!("expected a list as in the places before, found {value}"),
+            ));
         }
         push(&mut self.data, value).map_err(|reason| self.fault(depth, &reason))
     }
@@ -92,7 +102,8 @@ impl<'a> Collector<'a> {
             None => self.dims[depth] = Some(len),
             Some(known) if known == len => {}
             Some(known) => {
-                let reason = format!("a list of {len} where the ones before have {known}; all must have the same length");
+                let reason =
+                    format!("a list of {len} where the ones before have {known}; all must have the same length");
                 return Err(self.fault(depth, &reason));
             }
         }
@@ -112,7 +123,9 @@ impl<'a> Collector<'a> {
             (Label::Data, rest) => (format!("input {name:?} data"), rest),
         };
         for index in rest {
-            place.push_str(&format!("[{index}]"));
+            place.push('[');
+            place.push_str(&index.to_string());
+            place.push(']');
         }
         format!("{place}: {reason}")
     }
@@ -138,7 +151,10 @@ impl<'a> Collector<'a> {
             ));
         }
         if written.len() > 1 && written != shape {
-            return Err(format!("input {:?}: data is nested as {written:?}, shape says {shape:?}", self.info.name));
+            return Err(format!(
+                "input {:?}: data is nested as {written:?}, shape says {shape:?}",
+                self.info.name
+            ));
         }
         check_shape(&shape, self.info)?;
         self.build(shape)
@@ -156,7 +172,9 @@ pub(crate) fn declared(info: &TensorInfo) -> Vec<i64> {
         Dim::Fixed(n) => *n as i64,
         Dim::Symbol(_) | Dim::Unknown => -1,
     };
-    info.shape.as_ref().map_or_else(|| vec![-1], |dims| dims.iter().map(size).collect())
+    info.shape
+        .as_ref()
+        .map_or_else(|| vec![-1], |dims| dims.iter().map(size).collect())
 }
 
 /// # Errors
@@ -167,7 +185,11 @@ pub(crate) fn check_shape(shape: &[usize], info: &TensorInfo) -> Result<(), Stri
     if dims.len() == shape.len() && shape.iter().zip(dims).all(matches) {
         return Ok(());
     }
-    Err(format!("input {:?}: shape {shape:?} does not fit {:?} of the model", info.name, declared(info)))
+    Err(format!(
+        "input {:?}: shape {shape:?} does not fit {:?} of the model",
+        info.name,
+        declared(info)
+    ))
 }
 
 fn fit(mut shape: Vec<usize>, info: &TensorInfo) -> Result<Vec<usize>, String> {
@@ -221,7 +243,11 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "lists of {} values for input {:?}", self.collector.info.datatype, self.collector.info.name)
+        write!(
+            f,
+            "lists of {} values for input {:?}",
+            self.collector.info.datatype, self.collector.info.name
+        )
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
@@ -230,7 +256,13 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         let mut len = 0;
         loop {
             collector.enter(depth, len);
-            if list.next_element_seed(Node { collector: &mut *collector, depth: depth + 1 })?.is_none() {
+            if list
+                .next_element_seed(Node {
+                    collector: &mut *collector,
+                    depth: depth + 1,
+                })?
+                .is_none()
+            {
                 break;
             }
             len += 1;
@@ -244,10 +276,15 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
             return Err(Error::custom(self.collector.fault(self.depth, &reason)));
         }
         let Some((key, text)) = map.next_entry::<Cow<'de, str>, Cow<'de, str>>()? else {
-            return Err(Error::custom(self.collector.fault(self.depth, "expected {\"b64\": \"...\"}, found {}")));
+            return Err(Error::custom(
+                self.collector
+                    .fault(self.depth, "expected {\"b64\": \"...\"}, found {}"),
+            ));
         };
         if key != "b64" || map.next_key::<Cow<'de, str>>()?.is_some() {
-            return Err(Error::custom(self.collector.fault(self.depth, "an object must be {\"b64\": \"...\"}")));
+            return Err(Error::custom(
+                self.collector.fault(self.depth, "an object must be {\"b64\": \"...\"}"),
+            ));
         }
         let blob = decode_base64(&text).map_err(|reason| Error::custom(self.collector.fault(self.depth, &reason)))?;
         self.element(Value::Blob(&blob))
@@ -286,7 +323,12 @@ mod tests {
     fn read(info: &TensorInfo, json: &str) -> Result<Tensor, String> {
         let mut collector = Collector::new(info, Label::Column);
         let mut reader = serde_json::Deserializer::from_str(json);
-        Node { collector: &mut collector, depth: 0 }.deserialize(&mut reader).map_err(|e| e.to_string())?;
+        Node {
+            collector: &mut collector,
+            depth: 0,
+        }
+        .deserialize(&mut reader)
+        .map_err(|e| e.to_string())?;
         collector.finish()
     }
 
@@ -305,7 +347,10 @@ mod tests {
             ("[[1, 2], [3]]", "inputs.x[1]: a list of 1 where the ones before have 2"),
             ("[[1, 2], 3]", "inputs.x[1]: expected a list"),
             ("[1, [2]]", "inputs.x[1]: expected a single value"),
-            ("[[1, \"a\"]]", "inputs.x[0][1]: expected a number for FP32, found \"a\""),
+            (
+                "[[1, \"a\"]]",
+                "inputs.x[0][1]: expected a number for FP32, found \"a\"",
+            ),
             ("[[1, {\"b64\": \"\"}]]", "inputs.x[0][1]: expected FP32 values"),
             ("[[], 1]", "inputs.x[1]: expected a list"),
         ] {
@@ -331,7 +376,11 @@ mod tests {
     fn trailing_ones_may_be_left_out_and_flat_rows_are_folded() {
         let column = info("x", DataType::I64, vec![n(), Dim::Fixed(1)]);
         assert_eq!(read(&column, "[1, 2]").unwrap().shape(), [2, 1]);
-        let picture = info("x", DataType::I64, vec![n(), Dim::Fixed(1), Dim::Fixed(2), Dim::Fixed(2)]);
+        let picture = info(
+            "x",
+            DataType::I64,
+            vec![n(), Dim::Fixed(1), Dim::Fixed(2), Dim::Fixed(2)],
+        );
         assert_eq!(read(&picture, "[[1, 2, 3, 4]]").unwrap().shape(), [1, 1, 2, 2]);
         assert!(read(&picture, "[[1, 2, 3]]").is_err());
     }

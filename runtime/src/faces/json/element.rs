@@ -135,13 +135,17 @@ fn blob(value: Value<'_>) -> Result<Bytes, String> {
     match value {
         Value::Str(s) => Ok(Bytes::copy_from_slice(s.as_bytes())),
         Value::Blob(b) => Ok(Bytes::copy_from_slice(b)),
-        other => Err(format!("expected a string or {{\"b64\": \"...\"}} for BYTES, found {other}")),
+        other => Err(format!(
+            "expected a string or {{\"b64\": \"...\"}} for BYTES, found {other}"
+        )),
     }
 }
 
 /// The bytes of `{"b64": text}`.
 pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
-    STANDARD.decode(text).map_err(|error| format!("b64 is not valid base64: {error}"))
+    STANDARD
+        .decode(text)
+        .map_err(|error| format!("b64 is not valid base64: {error}"))
 }
 
 pub(super) fn encode_base64(bytes: &[u8]) -> String {
@@ -160,27 +164,57 @@ mod tests {
     #[test]
     fn integers_take_integral_floats_and_refuse_fractions_and_overflow() {
         assert_eq!(pushed(DataType::I64, Value::F64(3.0)), Ok(Data::I64(vec![3])));
-        assert_eq!(pushed(DataType::U64, Value::U64(u64::MAX)), Ok(Data::U64(vec![u64::MAX])));
+        assert_eq!(
+            pushed(DataType::U64, Value::U64(u64::MAX)),
+            Ok(Data::U64(vec![u64::MAX]))
+        );
         assert_eq!(pushed(DataType::I8, Value::I64(-128)), Ok(Data::I8(vec![-128])));
-        assert_eq!(pushed(DataType::I8, Value::U64(128)).unwrap_err(), "128 is out of the range of INT8");
-        assert_eq!(pushed(DataType::U8, Value::I64(-1)).unwrap_err(), "-1 is out of the range of UINT8");
-        assert!(pushed(DataType::I32, Value::F64(1.5)).unwrap_err().contains("whole number"));
-        assert!(pushed(DataType::I64, Value::F64(1e300)).unwrap_err().contains("out of the range"));
-        assert!(pushed(DataType::I64, Value::Str("1")).unwrap_err().contains("found \"1\""));
+        assert_eq!(
+            pushed(DataType::I8, Value::U64(128)).unwrap_err(),
+            "128 is out of the range of INT8"
+        );
+        assert_eq!(
+            pushed(DataType::U8, Value::I64(-1)).unwrap_err(),
+            "-1 is out of the range of UINT8"
+        );
+        assert!(
+            pushed(DataType::I32, Value::F64(1.5))
+                .unwrap_err()
+                .contains("whole number")
+        );
+        assert!(
+            pushed(DataType::I64, Value::F64(1e300))
+                .unwrap_err()
+                .contains("out of the range")
+        );
+        assert!(
+            pushed(DataType::I64, Value::Str("1"))
+                .unwrap_err()
+                .contains("found \"1\"")
+        );
     }
 
     #[test]
     fn floats_take_any_number_in_range_and_null() {
         assert_eq!(pushed(DataType::F32, Value::I64(-2)), Ok(Data::F32(vec![-2.0])));
         assert!(pushed(DataType::F32, Value::F64(1e39)).unwrap_err().contains("FP32"));
-        assert!(pushed(DataType::F16, Value::F64(70_000.0)).unwrap_err().contains("FP16"));
-        let Ok(Data::F64(nan)) = pushed(DataType::F64, Value::Null) else { panic!("null is NaN") };
+        assert!(
+            pushed(DataType::F16, Value::F64(70_000.0))
+                .unwrap_err()
+                .contains("FP16")
+        );
+        let Ok(Data::F64(nan)) = pushed(DataType::F64, Value::Null) else {
+            panic!("null is NaN")
+        };
         assert!(nan[0].is_nan());
     }
 
     #[test]
     fn bytes_take_strings_and_base64() {
-        assert_eq!(pushed(DataType::Bytes, Value::Str("é")), Ok(Data::Bytes(vec![Bytes::from("é")])));
+        assert_eq!(
+            pushed(DataType::Bytes, Value::Str("é")),
+            Ok(Data::Bytes(vec![Bytes::from("é")]))
+        );
         assert_eq!(decode_base64("aGk=").as_deref(), Ok(&b"hi"[..]));
         assert!(decode_base64("*").unwrap_err().contains("base64"));
         assert!(pushed(DataType::Bytes, Value::U64(1)).unwrap_err().contains("b64"));

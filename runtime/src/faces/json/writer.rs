@@ -19,23 +19,39 @@ pub(crate) struct Nested<'a> {
 impl<'a> Nested<'a> {
     /// The whole tensor in its shape.
     pub(crate) fn of(tensor: &'a Tensor) -> Self {
-        Self { data: tensor.data(), shape: tensor.shape(), from: 0 }
+        Self {
+            data: tensor.data(),
+            shape: tensor.shape(),
+            from: 0,
+        }
     }
 
     /// The elements in a flat list of `len`, which is all of them.
     pub(crate) fn flat(tensor: &'a Tensor, len: &'a [usize; 1]) -> Self {
-        Self { data: tensor.data(), shape: len, from: 0 }
+        Self {
+            data: tensor.data(),
+            shape: len,
+            from: 0,
+        }
     }
 
     /// The first element alone; the tensor has one.
     pub(crate) fn first(tensor: &'a Tensor) -> Self {
-        Self { data: tensor.data(), shape: &[], from: 0 }
+        Self {
+            data: tensor.data(),
+            shape: &[],
+            from: 0,
+        }
     }
 
     /// Row `index` of the first dimension, which the tensor has.
     pub(crate) fn row(tensor: &'a Tensor, index: usize) -> Self {
         let shape = &tensor.shape()[1..];
-        Self { data: tensor.data(), shape, from: index * shape.iter().product::<usize>() }
+        Self {
+            data: tensor.data(),
+            shape,
+            from: index * shape.iter().product::<usize>(),
+        }
     }
 }
 
@@ -43,12 +59,18 @@ impl Serialize for Nested<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.shape {
             [] => each_data!(self.data, v => Scalar(&v[self.from]).serialize(serializer)),
-            [len] => each_data!(self.data, v => serializer.collect_seq(v[self.from..self.from + len].iter().map(Scalar))),
+            [len] => {
+                each_data!(self.data, v => serializer.collect_seq(v[self.from..self.from + len].iter().map(Scalar)))
+            }
             [len, rest @ ..] => {
                 let width: usize = rest.iter().product();
                 let mut list = serializer.serialize_seq(Some(*len))?;
                 for i in 0..*len {
-                    list.serialize_element(&Nested { data: self.data, shape: rest, from: self.from + i * width })?;
+                    list.serialize_element(&Nested {
+                        data: self.data,
+                        shape: rest,
+                        from: self.from + i * width,
+                    })?;
                 }
                 list.end()
             }
@@ -94,8 +116,13 @@ impl Serialize for Scalar<'_, bytes::Bytes> {
 
 /// Whether every element can stand in JSON as text. The first one that can't is named by its index.
 pub(crate) fn check_text(tensor: &Tensor) -> Result<(), usize> {
-    let Data::Bytes(items) = tensor.data() else { return Ok(()) };
-    items.iter().position(|item| std::str::from_utf8(item).is_err()).map_or(Ok(()), Err)
+    let Data::Bytes(items) = tensor.data() else {
+        return Ok(());
+    };
+    items
+        .iter()
+        .position(|item| std::str::from_utf8(item).is_err())
+        .map_or(Ok(()), Err)
 }
 
 /// `[{"a": ..., "b": ...}, ...]`, one object a row. Every output has `rows` rows.
@@ -107,7 +134,12 @@ pub(crate) fn rows_of_objects<'a>(
     struct Row<'a>(&'a [TensorInfo], &'a [Tensor], usize);
     impl Serialize for Row<'_> {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_map(self.0.iter().zip(self.1).map(|(i, t)| (&i.name, Nested::row(t, self.2))))
+            serializer.collect_map(
+                self.0
+                    .iter()
+                    .zip(self.1)
+                    .map(|(i, t)| (&i.name, Nested::row(t, self.2))),
+            )
         }
     }
     struct Rows<'a>(&'a [TensorInfo], &'a [Tensor], usize);
@@ -148,7 +180,10 @@ mod tests {
 
     #[test]
     fn numbers_are_the_shortest_that_read_back() {
-        assert_eq!(json(vec![3], Data::F32(vec![0.1, 1.0, 16_777_216.0])), "[0.1,1.0,16777216.0]");
+        assert_eq!(
+            json(vec![3], Data::F32(vec![0.1, 1.0, 16_777_216.0])),
+            "[0.1,1.0,16777216.0]"
+        );
         assert_eq!(json(vec![1], Data::F64(vec![0.1])), "[0.1]");
         assert_eq!(json(vec![2], Data::F32(vec![f32::NAN, f32::INFINITY])), "[null,null]");
         assert_eq!(json(vec![1], Data::F16(vec![f16::from_f32(0.5)])), "[0.5]");

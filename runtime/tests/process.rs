@@ -1,0 +1,237 @@
+//! The runtime as a process: what its parent sees. Real models, real sockets, real signals.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The program around `pilotlight_runtime::main`, which cargo builds along with the tests.
+fn program() -> Command {
+    let mut path = std::env::current_exe().expect("a test knows itself");
+    path.pop();
+    path.pop();
+    path.push("examples/serve");
+    let mut command = Command::new(path);
+    for variable in [
+        "MAX_BATCH_SIZE",
+        "MAX_WAIT_MS",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDS_FIRST_FD",
+    ] {
+        command.env_remove(variable);
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../manifests/examples")
+        .join(name)
+}
+
+/// Ends the process with the test, however that ends.
+struct Running {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    /// Starts with an inherited listener as number 3 and, where given, a lifeline as number 4.
+    fn start(args: &[&str], lifeline: Option<OwnedFd>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let mut mappings = vec![FdMapping {
+            parent_fd: listener.into(),
+            child_fd: 3,
+        }];
+        let mut command = program();
+        command.env("LISTEN_FDS", "1").args(["--listen-fd", "3"]).args(args);
+        if let Some(lifeline) = lifeline {
+            command.args(["--lifeline-fd", "4"]);
+            mappings.push(FdMapping {
+                parent_fd: lifeline,
+                child_fd: 4,
+            });
+        }
+        command.fd_mappings(mappings).expect("the numbers do not collide");
+        Self {
+            child: command.spawn().expect("the example is built"),
+            address,
+        }
+    }
+
+    fn iris(args: &[&str], lifeline: Option<OwnedFd>) -> Self {
+        let model = format!("iris={}", example("iris.onnx").display());
+        let running = Self::start(&[&["--model", &model], args].concat(), lifeline);
+        // The socket listens already, so the first connection waits for the process instead of failing.
+        for _ in 0..1000 {
+            if running
+                .send("GET /v2/models/iris/ready HTTP/1.1", "")
+                .starts_with("HTTP/1.1 200")
+            {
+                return running;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("not ready in time");
+    }
+
+    /// The answer to one request on a connection of its own; empty where nothing answers.
+    fn send(&self, line: &str, body: &str) -> String {
+        let Ok(mut stream) = TcpStream::connect(self.address) else {
+            return String::new();
+        };
+        let head = format!(
+            "{line}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut answer = String::new();
+        if stream.write_all((head + body).as_bytes()).is_ok() {
+            let _ = stream.read_to_string(&mut answer);
+        }
+        answer
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a child has a pid");
+        kill_process(pid, signal).expect("the child is ours");
+    }
+
+    fn ended(&mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().expect("a child can be waited for").code();
+        let mut log = String::new();
+        self.child
+            .stderr
+            .take()
+            .expect("piped")
+            .read_to_string(&mut log)
+            .expect("logs are text");
+        (code, log)
+    }
+}
+
+fn run(args: &[&str]) -> Output {
+    program().args(args).output().expect("the example is built")
+}
+
+fn last_line(output: &Output) -> String {
+    BufReader::new(&output.stderr[..])
+        .lines()
+        .map_while(Result::ok)
+        .last()
+        .unwrap_or_default()
+}
+
+#[test]
+fn the_example_of_the_front_page_is_answered_to_the_letter() {
+    let iris = Running::iris(&[], None);
+    let answer = iris.send(
+        "POST /v1/models/iris:predict HTTP/1.1",
+        r#"{"instances":[[6.8,2.8,4.8,1.4],[6.0,3.4,4.5,1.6]]}"#,
+    );
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with(r#"{"predictions":[1,1]}"#),
+        "{answer}"
+    );
+    let answer = iris.send("POST /predict HTTP/1.1", r#"{"features":[6.8,2.8,4.8,1.4]}"#);
+    assert!(answer.contains(r#"{"prediction":1,"confidence":0."#), "{answer}");
+    let answer = iris.send("GET /v2/models/iris/ready HTTP/1.1", "");
+    assert!(answer.contains("x-pilotlight-startup: load="), "{answer}");
+}
+
+#[test]
+fn sigterm_ends_it_with_0() {
+    let mut iris = Running::iris(&["--drain-delay-ms", "300"], None);
+    iris.signal(Signal::TERM);
+    let mut off = false;
+    for _ in 0..200 {
+        let answer = iris.send("GET /v2/models/iris/ready HTTP/1.1", "");
+        if answer.starts_with("HTTP/1.1 503") {
+            off = true;
+            let answer = iris.send(
+                "POST /v1/models/iris:predict HTTP/1.1",
+                r#"{"instances":[[6.8,2.8,4.8,1.4]]}"#,
+            );
+            assert!(
+                answer.starts_with("HTTP/1.1 200"),
+                "still served during the drain delay: {answer}"
+            );
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (code, log) = iris.ended();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(off, "readiness goes off first");
+}
+
+#[test]
+fn the_end_of_the_lifeline_ends_it() {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+    let mut iris = Running::iris(&[], Some(read));
+    assert!(iris.child.try_wait().expect("a child can be asked").is_none());
+    drop(write);
+    let (code, log) = iris.ended();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_ends_it_with_3_and_the_reason_last() {
+    let output = run(&["--http-address", "127.0.0.1:0", "--model", "m=/nowhere.onnx"]);
+    assert_eq!(output.status.code(), Some(3));
+    let line = last_line(&output);
+    assert!(line.starts_with("error: ") && line.contains("/nowhere.onnx"), "{line}");
+}
+
+#[test]
+fn bad_starts_end_it_with_2_and_name_the_flag() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let address = taken.local_addr().expect("a bound listener has an address").to_string();
+    for (args, part) in [
+        (&["--http-address", &address][..], "--http-address"),
+        (&["--listen-fd", "3"], "LISTEN_FDS"),
+        (&["--lifeline-fd", "99"], "--lifeline-fd 99"),
+        (&["--max-latency-ms", "9000"], "--request-timeout-ms"),
+    ] {
+        let output = run(args);
+        let line = last_line(&output);
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(line.starts_with("error: ") && line.contains(part), "{line}");
+    }
+}
+
+#[test]
+fn check_prints_one_line_and_tells_good_from_broken() {
+    let good = run(&["--check", &example("iris.onnx").display().to_string()]);
+    let line = String::from_utf8_lossy(&good.stdout).into_owned();
+    assert_eq!((good.status.code(), line.lines().count()), (Some(0), 1), "{line}");
+    assert!(
+        line.starts_with('{') && line.contains("\"ok\":true") && line.contains("\"load_ms\":"),
+        "{line}"
+    );
+    assert!(line.contains(r#""datatype":"FP32""#), "{line}");
+
+    let mut broken = tempfile::NamedTempFile::new().expect("a temporary file");
+    broken.write_all(b"\x08\x07garbage").expect("room for nine bytes");
+    let bad = run(&["--check", &broken.path().display().to_string()]);
+    let line = String::from_utf8_lossy(&bad.stdout).into_owned();
+    assert_eq!((bad.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+    assert!(line.contains("\"ok\":false") && line.contains("\"error\":\""), "{line}");
+}
