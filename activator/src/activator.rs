@@ -234,6 +234,18 @@ impl Activator {
         }
     }
 
+    /// The endpoints of a backend that are ready now, for a receiver of [`Self::events`] that lost some. Sealed ones
+    /// are not among them.
+    pub fn ready(&self, backend: &BackendId) -> Vec<EndpointId> {
+        self.known(backend).map(|backend| backend.ready()).unwrap_or_default()
+    }
+
+    /// The registry behind `/metrics`: what others register there is shown too. Gauges of the activator itself are set
+    /// only when `/metrics` of [`Self::admin_router`] is read.
+    pub fn registry(&self) -> prometheus::Registry {
+        self.inner.shared.metrics.registry()
+    }
+
     /// Events from now on. A receiver that falls behind by more than [`Config::event_buffer`] loses the oldest and is
     /// told so.
     pub fn events(&self) -> broadcast::Receiver<Event> {

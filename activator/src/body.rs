@@ -14,7 +14,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::{pool::Wire, service::InFlight};
+use crate::{exchange::InFlight, pool::Wire};
 
 /// A body that is at hand as a whole. Cheap to clone.
 #[derive(Clone, Debug, Default)]

@@ -7,7 +7,7 @@
 //! | `ambiguous-route` | 404 | the model's name exists in several namespaces and nothing else tells them apart |
 //! | `route-disagreement` | 404 | host, path and model name lead to different routes |
 //! | `route-removed` | 404 | the route was removed while the request waited |
-//! | `request-body-failed` | 400 | the request's body broke off or is malformed |
+//! | `bad-request` | 400 | the request is malformed or its body broke off |
 //! | `request-body-timeout` | 408 | the request's body did not arrive within the waiting limit |
 //! | `waiting-room-full` | 503 | more requests or bytes wait for the backend than the route allows |
 //! | `wait-timeout` | 504 | no endpoint was free within the waiting limit |
@@ -49,8 +49,8 @@ pub enum Code {
     RouteDisagreement,
     /// The route was removed while the request waited.
     RouteRemoved,
-    /// The request's body broke off.
-    RequestBodyFailed,
+    /// The request is malformed or its body broke off.
+    BadRequest,
     /// The request's body did not arrive in time.
     RequestBodyTimeout,
     /// Too many requests or bytes wait.
@@ -77,7 +77,7 @@ impl Code {
         Self::AmbiguousRoute,
         Self::RouteDisagreement,
         Self::RouteRemoved,
-        Self::RequestBodyFailed,
+        Self::BadRequest,
         Self::RequestBodyTimeout,
         Self::WaitingRoomFull,
         Self::WaitTimeout,
@@ -100,7 +100,7 @@ impl Code {
             Self::AmbiguousRoute => "ambiguous-route",
             Self::RouteDisagreement => "route-disagreement",
             Self::RouteRemoved => "route-removed",
-            Self::RequestBodyFailed => "request-body-failed",
+            Self::BadRequest => "bad-request",
             Self::RequestBodyTimeout => "request-body-timeout",
             Self::WaitingRoomFull => "waiting-room-full",
             Self::WaitTimeout => "wait-timeout",
@@ -120,7 +120,7 @@ impl Code {
             | Self::AmbiguousRoute
             | Self::RouteDisagreement
             | Self::RouteRemoved => StatusCode::NOT_FOUND,
-            Self::RequestBodyFailed => StatusCode::BAD_REQUEST,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::RequestBodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::WaitTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ReplicaFailed | Self::ReplicasFailed => StatusCode::BAD_GATEWAY,

@@ -4,7 +4,7 @@
 //! load and drains endpoints. Its core knows routes, backends and endpoints only: no models, processes or pods.
 //! `inference` is the one module that knows the inference protocols' paths.
 //!
-//! [`Activator`] is the control surface; the way of a request begins in `service`. Decisions are in `core`, without IO
+//! [`Activator`] is the control surface; the way of a request begins in `service` and goes on in `exchange`. Decisions are in `core`, without IO
 //! and clock; the rest are adapters around them.
 
 mod activator;
@@ -17,6 +17,8 @@ mod core;
 pub mod endpoint;
 pub mod error;
 mod event;
+mod exchange;
+mod forward;
 mod headers;
 pub mod id;
 mod inference;

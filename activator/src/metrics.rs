@@ -155,6 +155,11 @@ impl Metrics {
         }
     }
 
+    /// The registry that all of them are in.
+    pub(crate) fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
     pub(crate) fn waited(&self, waited: Duration) {
         self.wait.observe(waited.as_secs_f64());
     }
@@ -284,16 +289,13 @@ impl RouteSeries {
         }
         let method = method_label(method);
         let mut all = self.0.lock();
-        let at = match all
+        let known = all
             .iter()
-            .position(|series| series.code == code && series.method == method)
-        {
-            Some(at) => at,
-            None => {
-                all.push(Series::new(metrics, route, code, method));
-                all.len() - 1
-            }
-        };
+            .position(|series| series.code == code && series.method == method);
+        let at = known.unwrap_or_else(|| {
+            all.push(Series::new(metrics, route, code, method));
+            all.len() - 1
+        });
         let series = &all[at];
         series.requests.inc();
         series.keda_requests.inc();

@@ -21,7 +21,7 @@ pub struct WakePhases {
 
 impl WakePhases {
     /// Names of the phases, in order; labels of the histogram.
-    pub const NAMES: [&'static str; 5] = ["decision", "start", "load", "ready-seen", "first-byte"];
+    pub const NAMES: [&'static str; 5] = ["decision", "start", "load", "ready_seen", "first_byte"];
 
     /// The whole wake.
     pub fn total(&self) -> Duration {

@@ -104,10 +104,7 @@ async fn next(body: &mut Incoming) -> Option<Result<http_body::Frame<Bytes>, hyp
 }
 
 fn body_failed(error: &hyper::Error) -> Failure {
-    Failure::new(
-        Code::RequestBodyFailed,
-        format!("the request's body broke off: {error}"),
-    )
+    Failure::new(Code::BadRequest, format!("the request's body broke off: {error}"))
 }
 
 /// The head of a request as it goes to endpoints.

@@ -62,8 +62,8 @@ impl Default for RoutePolicy {
         Self {
             max_waiting: 10_000,
             max_waiting_bytes: 64 << 20,
-            wait_timeout: Duration::from_secs(300),
-            response_timeout: Duration::from_secs(300),
+            wait_timeout: Duration::from_mins(5),
+            response_timeout: Duration::from_mins(5),
             purity: Purity::Inference,
             replay_limit: 4 << 20,
             max_tries: 5,

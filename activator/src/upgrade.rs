@@ -12,9 +12,9 @@ use crate::{
     backend::Permit,
     body::{Content, Kept, Outgoing},
     error::{Code, Failure},
+    exchange::InFlight,
     pool::{self, PoolLimits},
     replay,
-    service::InFlight,
 };
 
 /// Takes the client's side of the upgrade out of its request.

@@ -484,6 +484,12 @@ impl<E: Clone, W> BackendState<E, W> {
         self.slots.iter().map(|slot| slot.endpoint.clone()).collect()
     }
 
+    /// The handles of endpoints that are ready.
+    pub(crate) fn ready_endpoints(&self) -> Vec<E> {
+        let ready = self.slots.iter().filter(|slot| slot.ready());
+        ready.map(|slot| slot.endpoint.clone()).collect()
+    }
+
     /// Requests that an endpoint holds; 0 for one that is unknown (any more).
     pub(crate) fn in_flight(&self, key: u64) -> u32 {
         self.slots

@@ -398,9 +398,9 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.sort_unstable();
     let more = names.len().saturating_sub(LISTED);
     names.truncate(LISTED);
-    let mut text = names.join(", ");
+    let text = names.join(", ");
     if more > 0 {
-        text.push_str(&format!(" and {more} more"));
+        return format!("{text} and {more} more");
     }
     text
 }

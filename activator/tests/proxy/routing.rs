@@ -1,7 +1,9 @@
 //! Which route takes a request, and what a request looks like on the other side.
 
+use std::fmt::Write;
+
 use http::{HeaderValue, Method, StatusCode, header};
-use pilotlight_activator::{RouteError, RoutePolicy};
+use pilotlight_activator::{Config, RouteError, RoutePolicy};
 
 use crate::support::*;
 
@@ -10,7 +12,7 @@ fn mirror() -> Handler {
     handler(|request| async move {
         let mut text = format!("{} {}\n", request.method(), request.uri());
         for (name, value) in request.headers() {
-            text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+            writeln!(text, "{name}: {}", value.to_str().unwrap()).unwrap();
         }
         answer(text)
     })
@@ -167,9 +169,9 @@ async fn the_admin_side_lists_idle_routes_and_counts() {
 async fn an_activator_without_routes_is_not_ready() {
     let waker = FnWaker(
         |_| -> futures_util::future::BoxFuture<'static, _> { Box::pin(async { Ok(()) }) },
-        Default::default(),
+        std::sync::atomic::AtomicUsize::new(0),
     );
-    let activator = pilotlight_activator::Activator::new(Default::default(), std::sync::Arc::new(waker));
+    let activator = pilotlight_activator::Activator::new(Config::default(), std::sync::Arc::new(waker));
     let request = http::Request::builder()
         .uri("/readyz")
         .body(axum::body::Body::empty())

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::EndpointState;
+use crate::{EndpointState, RoutePolicy, error::Code};
 
 /// Answers each wake with the next of these, then with yes.
 #[derive(Default)]

@@ -1,0 +1,157 @@
+//! One attempt: a request to one endpoint and its answer, held or streamed.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use http::{
+    Request, Response, StatusCode, Uri, header,
+    uri::{PathAndQuery, Scheme},
+};
+use tokio::time::Instant;
+
+use crate::{
+    Protocol,
+    backend::Permit,
+    body::{Content, Outgoing},
+    core::{retry::Cause, state::Outcome},
+    error::REASON,
+    pool::{self, Broken, PoolLimits, Wire},
+    replay,
+};
+
+/// What a runtime says when its queue is full.
+const QUEUE_FULL: &str = "queue-full";
+
+/// Bytes of a refusal that are passed on.
+const REFUSAL_LIMIT: usize = 64 << 10;
+
+/// How an attempt went.
+pub(crate) enum Attempt {
+    /// An answer for the client, and when its head came.
+    Answered(Response<Content>, Instant),
+    /// None.
+    Broken(Broken),
+    /// The endpoint's queue is full; this is what it said.
+    Refused(Response<Content>),
+}
+
+/// Sends a request to the endpoint of `permit`. A unary answer of at most `hold` bytes is read to its end before it is
+/// given, any other streams and keeps the place until then. An endpoint that breaks is taken out of the choice.
+pub(crate) async fn attempt(
+    permit: Permit,
+    mut request: Request<Outgoing>,
+    hold: usize,
+    limits: PoolLimits,
+) -> Attempt {
+    let Some(replica) = permit.replica() else {
+        return Attempt::Broken(Broken {
+            cause: Cause::ConnectFailed,
+            error: "no endpoint".to_owned(),
+            unsent: Some(Box::new(request)),
+        });
+    };
+    if replica.protocol == Protocol::H2c {
+        make_absolute(&mut request);
+    }
+    let response = match pool::send(&replica, request, limits).await {
+        Ok(response) => response,
+        Err(broken) => {
+            permit.fail(&broken.error);
+            return Attempt::Broken(broken);
+        }
+    };
+    let first_byte = Instant::now();
+    if is_refusal(&response) {
+        return refused(permit, response).await;
+    }
+    if hold == 0 || !replay::is_unary(&response, hold) {
+        return Attempt::Answered(stream(response, permit, VecDeque::new()), first_byte);
+    }
+    let (parts, mut wire) = response.into_parts();
+    match replay::hold(&mut wire, hold).await {
+        Ok(Ok(kept)) => {
+            permit.release(Outcome::Answered);
+            Attempt::Answered(Response::from_parts(parts, replay::held(kept)), first_byte)
+        }
+        Ok(Err(prefix)) => {
+            let response = Response::from_parts(parts, wire);
+            Attempt::Answered(stream(response, permit, prefix), first_byte)
+        }
+        Err(error) => {
+            permit.fail(&error.to_string());
+            Attempt::Broken(Broken {
+                cause: Cause::AnswerCut,
+                error: error.to_string(),
+                unsent: None,
+            })
+        }
+    }
+}
+
+/// Reads a refusal, so that its connection can be used again, and cuts the endpoint's allowance. What does not fit is
+/// left off: only a runtime's own short error is expected here.
+async fn refused(permit: Permit, response: Response<Wire>) -> Attempt {
+    let (parts, mut wire) = response.into_parts();
+    let body = replay::hold(&mut wire, REFUSAL_LIMIT).await;
+    permit.release(Outcome::Refused);
+    let kept = body.ok().and_then(Result::ok).unwrap_or_default();
+    Attempt::Refused(Response::from_parts(parts, replay::held(kept)))
+}
+
+fn stream(response: Response<Wire>, permit: Permit, prefix: VecDeque<Bytes>) -> Response<Content> {
+    response.map(|wire| {
+        let mut wire = wire.holding(permit);
+        if wire.is_end_stream() {
+            wire.finish();
+        }
+        Content::Stream {
+            prefix,
+            rest: Box::new(wire),
+        }
+    })
+}
+
+fn is_refusal<B>(response: &Response<B>) -> bool {
+    response.status() == StatusCode::SERVICE_UNAVAILABLE
+        && response
+            .headers()
+            .get(REASON)
+            .is_some_and(|reason| reason == QUEUE_FULL)
+}
+
+/// Path and query without the route's prefix.
+pub(crate) fn target_uri(uri: &Uri, strip: usize) -> Result<Uri, http::Error> {
+    let path_and_query = match uri.path_and_query() {
+        Some(path_and_query) if strip == 0 => path_and_query.clone(),
+        Some(path_and_query) => {
+            let rest = &path_and_query.as_str()[strip..];
+            if rest.starts_with('/') {
+                PathAndQuery::try_from(rest)?
+            } else {
+                PathAndQuery::try_from(format!("/{rest}"))?
+            }
+        }
+        None => PathAndQuery::from_static("/"),
+    };
+    Ok(Uri::from(path_and_query))
+}
+
+/// HTTP/2 wants scheme and authority in the URI.
+fn make_absolute(request: &mut Request<Outgoing>) {
+    let host = request.headers_mut().remove(header::HOST);
+    let authority = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let path = request
+        .uri()
+        .path_and_query()
+        .cloned()
+        .unwrap_or(PathAndQuery::from_static("/"));
+    let uri = Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(authority)
+        .path_and_query(path)
+        .build();
+    if let Ok(uri) = uri {
+        *request.uri_mut() = uri;
+    }
+    *request.version_mut() = http::Version::HTTP_2;
+}
