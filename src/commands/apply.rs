@@ -1,12 +1,13 @@
 //! `pilotlight apply -f FILE...`: creates services, or changes them.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use pilotlight_manifests::{self as manifests, Fault};
 
 use super::{
     Failure,
     files::{self, Manifests},
+    settle::{Outcome, settle},
 };
 use crate::{
     api::Change,
@@ -20,6 +21,9 @@ pub(crate) struct Args {
     /// Manifests: files, directories, or `-` for standard input.
     #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
     file: Vec<PathBuf>,
+    /// Seconds to wait for the models to be checked, so that one that can't be loaded is told here. 0: don't wait.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    wait: u32,
     #[command(flatten)]
     server: Server,
 }
@@ -47,13 +51,37 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         ));
     }
     let client = Client::new(&args.server)?;
+    let mut changes = Vec::new();
     for text in &texts {
-        apply(&client, text, &warnings, palette).await?;
+        changes.extend(apply(&client, text, &warnings, palette).await?);
     }
-    Ok(())
+    if args.wait == 0 {
+        return Ok(());
+    }
+    settled(&client, &changes, Duration::from_secs(args.wait.into()), palette).await
 }
 
-async fn apply(client: &Client, text: &Manifests, told: &[Fault], palette: Palette) -> Result<(), Failure> {
+/// Waits for all of what was applied, and tells what can't serve.
+async fn settled(client: &Client, changes: &[Change], limit: Duration, palette: Palette) -> Result<(), Failure> {
+    let mut failed = false;
+    for change in changes {
+        let name = format!("inferenceservice/{}", change.name);
+        match settle(client, change, limit).await? {
+            Outcome::Settled => {}
+            Outcome::Pending(what) => {
+                let warning = palette.caution("warning");
+                output::complain(format!("{warning}: {name}: after {} s: {what}", limit.as_secs()));
+            }
+            Outcome::Failed(why) => {
+                failed = true;
+                output::complain(format!("{}: {name}: {why}", palette.bad("error")));
+            }
+        }
+    }
+    if failed { Err(Failure::Told) } else { Ok(()) }
+}
+
+async fn apply(client: &Client, text: &Manifests, told: &[Fault], palette: Palette) -> Result<Vec<Change>, Failure> {
     let absolute = manifests::absolute(&text.text, &text.base);
     let file = text.file.file_name().unwrap_or_default().to_string_lossy();
     match client.apply(absolute, &file, &text.base.display().to_string()).await {
@@ -64,7 +92,7 @@ async fn apply(client: &Client, text: &Manifests, told: &[Fault], palette: Palet
             for action in &applied.applied {
                 output::print(line(action))?;
             }
-            Ok(())
+            Ok(applied.applied)
         }
         Err(Error::Refused { faults, .. }) if !faults.is_empty() => {
             tell(palette.bad("error"), &named(faults, text));

@@ -6,6 +6,7 @@ pub(crate) mod files;
 pub(crate) mod get;
 pub(crate) mod logs;
 pub(crate) mod predict;
+pub(crate) mod settle;
 pub(crate) mod standalone;
 
 use std::{future::Future, process::ExitCode};
