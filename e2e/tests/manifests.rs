@@ -131,9 +131,8 @@ async fn a_manifest_that_breaks_changes_nothing_and_names_file_line_and_field() 
 /// The service's item once the platform says that it is not ready and why.
 async fn failed(up: &Up, name: &str) -> Value {
     eventually("the failure is told", LIMIT, async || {
-        up.service(name)
-            .await
-            .filter(|item| item["ready"] == false && item["message"].is_string())
+        let item = up.service(name).await?;
+        (item["ready"] == false && item["reason"] != "Checking").then_some(item)
     })
     .await
 }
@@ -149,7 +148,7 @@ async fn a_model_that_cannot_load_is_reported_at_deployment_and_answers_at_once(
     up.save(&Manifest::new("missing", up.scratch().join("missing.onnx")));
     up.save(&Manifest::new("odd", places::fixture("no-such-operator.onnx")));
     let messages = [
-        ("torn", "torn.onnx"),
+        ("torn", "not a valid ONNX model"),
         ("missing", "missing.onnx"),
         ("odd", "Frobnicate"),
     ];
