@@ -66,18 +66,28 @@ struct Failure {
 
 impl Failure {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, body: json!({ "error": message.into(), "code": code }) }
+        Self {
+            status,
+            code,
+            body: json!({ "error": message.into(), "code": code }),
+        }
     }
 
     fn not_found(namespace: &str, name: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "unknown-service", format!("there is no service {namespace}/{name}"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-service",
+            format!("there is no service {namespace}/{name}"),
+        )
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
-        response.headers_mut().insert("x-pilotlight-reason", HeaderValue::from_static(self.code));
+        response
+            .headers_mut()
+            .insert("x-pilotlight-reason", HeaderValue::from_static(self.code));
         response
     }
 }
@@ -100,7 +110,11 @@ impl From<Refusal> for Failure {
 fn invalid(message: &str, faults: &[Fault]) -> Failure {
     let code = "invalid-manifest";
     let body = json!({ "error": message, "code": code, "faults": faults });
-    Failure { status: StatusCode::BAD_REQUEST, code, body }
+    Failure {
+        status: StatusCode::BAD_REQUEST,
+        code,
+        body,
+    }
 }
 
 #[derive(Deserialize)]
@@ -113,25 +127,29 @@ async fn list(State(shared): State<Shared>, Query(query): Query<ListQuery>) -> R
     if !query.watch {
         return Json(document(&shared, &shared.status.borrow().clone())).into_response();
     }
-    let lines = watch(shared).map(Ok::<_, Infallible>);
+    let ending = shared.ending.clone().cancelled_owned();
+    let lines = watch(shared).map(Ok::<_, Infallible>).take_until(ending);
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
 }
 
 /// One line now and one after each change that can be seen.
 fn watch(shared: Shared) -> impl Stream<Item = Bytes> {
     let receiver = shared.status.subscribe();
-    stream::unfold((shared, receiver, String::new()), |(shared, mut receiver, mut last)| async move {
-        loop {
-            let set = receiver.borrow_and_update().clone();
-            let line = format!("{}\n", document(&shared, &set));
-            if line != last {
-                last.clone_from(&line);
-                return Some((Bytes::from(line), (shared, receiver, last)));
+    stream::unfold(
+        (shared, receiver, String::new()),
+        |(shared, mut receiver, mut last)| async move {
+            loop {
+                let set = receiver.borrow_and_update().clone();
+                let line = format!("{}\n", document(&shared, &set));
+                if line != last {
+                    last.clone_from(&line);
+                    return Some((Bytes::from(line), (shared, receiver, last)));
+                }
+                sleep(WATCH_INTERVAL).await;
+                receiver.changed().await.ok()?;
             }
-            sleep(WATCH_INTERVAL).await;
-            receiver.changed().await.ok()?;
-        }
-    })
+        },
+    )
 }
 
 /// All services, with the counts of this moment.
@@ -197,7 +215,9 @@ async fn remove(
 ) -> Result<Json<Value>, Failure> {
     let generation = shared.source.delete(&namespace, &name).await?;
     taken_up(&shared, generation).await;
-    Ok(Json(json!({ "deleted": { "kind": "InferenceService", "namespace": namespace, "name": name } })))
+    Ok(Json(
+        json!({ "deleted": { "kind": "InferenceService", "namespace": namespace, "name": name } }),
+    ))
 }
 
 /// Waits until the controller acts on this generation, so that what follows sees it.
@@ -220,9 +240,12 @@ async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> Result<Response, Failure> {
     let backend = find(&shared, &namespace, &name)?.backend();
-    let lines = shared.platform.logs(&backend, query.tail.unwrap_or(DEFAULT_TAIL), query.follow);
+    let lines = shared
+        .platform
+        .logs(&backend, query.tail.unwrap_or(DEFAULT_TAIL), query.follow);
     let lines = lines.map(|line| Ok::<_, Infallible>(Bytes::from(format!("{} {}\n", line.endpoint, line.text))));
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    let lines = lines.take_until(shared.ending.clone().cancelled_owned());
     Ok((kind, Body::from_stream(lines)).into_response())
 }
 

@@ -12,13 +12,42 @@ pub struct BackoffPolicy {
     pub initial: Duration,
     /// The longest pause; each failure doubles it up to here. Default 30 s.
     pub most: Duration,
-    /// Failures in a row after which waiting requests are told. Default 2.
+    /// Failures in a row after which waiting requests are told. Default 2. Ends by a signal, which may come from outside,
+    /// weigh less: five of them are as much as two ends by itself.
     pub tell_after: u32,
 }
 
+/// How much a failure says about the next try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// It was ended by a signal: somebody's, or the system's for lack of memory.
+    Signal,
+    /// It ended by itself.
+    Exit,
+    /// Trying again can't help the requests that wait now: the platform has no room, or it took long.
+    Certain,
+}
+
+impl Weight {
+    fn points(self, tell_after: u32) -> u32 {
+        match self {
+            Self::Signal => 2,
+            Self::Exit => POINTS_OF_EXIT,
+            Self::Certain => tell_after.saturating_mul(POINTS_OF_EXIT),
+        }
+    }
+}
+
+/// Points towards telling of an end by itself.
+const POINTS_OF_EXIT: u32 = 5;
+
 impl Default for BackoffPolicy {
     fn default() -> Self {
-        Self { initial: Duration::from_millis(100), most: Duration::from_secs(30), tell_after: 2 }
+        Self {
+            initial: Duration::from_millis(100),
+            most: Duration::from_secs(30),
+            tell_after: 2,
+        }
     }
 }
 
@@ -26,18 +55,22 @@ impl Default for BackoffPolicy {
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
     failures: u32,
+    points: u32,
     until: Option<Instant>,
     error: Option<WakeError>,
 }
 
 impl Backoff {
-    /// One more that never became ready. With `certain`, trying again can't help the requests that wait now (the platform
-    /// has no room, or it took long), so that they are told at once.
-    pub fn failed(&mut self, policy: &BackoffPolicy, now: Instant, error: WakeError, certain: bool) {
+    /// One more that never became ready.
+    pub fn failed(&mut self, policy: &BackoffPolicy, now: Instant, error: WakeError, weight: Weight) {
         self.failures = self.failures.saturating_add(1);
-        let pause = policy.initial.saturating_mul(1 << (self.failures - 1).min(20)).min(policy.most);
+        let pause = policy
+            .initial
+            .saturating_mul(1 << (self.failures - 1).min(20))
+            .min(policy.most);
         self.until = Some(now + pause);
-        let tell = certain || self.error.is_some() || self.failures >= policy.tell_after;
+        self.points = self.points.saturating_add(weight.points(policy.tell_after));
+        let tell = self.points >= policy.tell_after.saturating_mul(POINTS_OF_EXIT);
         self.error = tell.then_some(error);
     }
 
@@ -69,7 +102,10 @@ mod tests {
     use super::*;
 
     fn error(message: &str) -> WakeError {
-        WakeError { reason: WakeReason::LoadFailed, message: message.into() }
+        WakeError {
+            reason: WakeReason::LoadFailed,
+            message: message.into(),
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -77,10 +113,15 @@ mod tests {
         let (policy, mut backoff, now) = (BackoffPolicy::default(), Backoff::default(), Instant::now());
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            backoff.failed(&policy, now, error("x"), false);
+            backoff.failed(&policy, now, error("x"), Weight::Exit);
             pauses.push((backoff.blocked(now).unwrap() - now).as_millis());
         }
-        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000, 30_000]);
+        assert_eq!(
+            pauses,
+            [
+                100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000, 30_000
+            ]
+        );
         backoff.reset();
         assert_eq!(backoff.blocked(now), None);
     }
@@ -88,12 +129,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn clients_are_told_after_two_failures_or_at_once_where_it_is_certain() {
         let (policy, mut backoff, now) = (BackoffPolicy::default(), Backoff::default(), Instant::now());
-        backoff.failed(&policy, now, error("first"), false);
+        backoff.failed(&policy, now, error("first"), Weight::Exit);
         assert_eq!(backoff.error(), None);
-        backoff.failed(&policy, now, error("second"), false);
+        backoff.failed(&policy, now, error("second"), Weight::Exit);
         assert_eq!(backoff.error(), Some(&error("second")));
         let mut backoff = Backoff::default();
-        backoff.failed(&policy, now, error("full"), true);
+        backoff.failed(&policy, now, error("full"), Weight::Certain);
         assert_eq!(backoff.error(), Some(&error("full")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_by_signals_from_outside_are_tried_again_longer() {
+        let (policy, mut backoff, now) = (BackoffPolicy::default(), Backoff::default(), Instant::now());
+        for kill in 1..=5 {
+            backoff.failed(&policy, now, error("killed"), Weight::Signal);
+            assert_eq!(backoff.error().is_some(), kill == 5);
+        }
     }
 }

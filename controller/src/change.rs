@@ -98,8 +98,8 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Added => f.write_str("added"),
-            Self::Changed(None) => f.write_str("changed, no replica has to be replaced"),
-            Self::Changed(Some(revision)) => write!(f, "changed, rolling over to revision {revision}"),
+            Self::Changed(None) => f.write_str("manifest changed"),
+            Self::Changed(Some(revision)) => write!(f, "rolling over to revision {revision}"),
             Self::Removed => f.write_str("removed"),
             Self::ModelOk(took) => write!(f, "model checked in {:.0} ms", millis(*took)),
             Self::ModelBroken(error) => write!(f, "the model can't be served: {error}"),

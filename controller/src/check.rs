@@ -63,7 +63,15 @@ impl Checker {
     pub fn new(config: CheckConfig, local: LocalConfig) -> Result<Self, Error> {
         let turns = Semaphore::new(config.concurrency.max(1));
         let lifeline = Lifeline::new()?;
-        Ok(Self { inner: Arc::new(Inner { config, local, lifeline, turns, known: Mutex::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                local,
+                lifeline,
+                turns,
+                known: Mutex::default(),
+            }),
+        })
     }
 
     async fn verdict(&self, path: &Path, digest: &str) -> Verdict {
@@ -82,7 +90,13 @@ impl Checker {
             Ok(Ok(Err(found))) => (Err(found), true),
             // These may pass by themselves: the machine was busy or full.
             Ok(Err(failed)) => (Err(failed), false),
-            Err(_) => (Err(format!("loading took longer than {} s", self.inner.config.timeout.as_secs())), false),
+            Err(_) => (
+                Err(format!(
+                    "loading took longer than {} s",
+                    self.inner.config.timeout.as_secs()
+                )),
+                false,
+            ),
         };
         if keep {
             self.keep(digest, verdict.clone());
@@ -91,7 +105,12 @@ impl Checker {
     }
 
     fn known(&self, digest: &str) -> Option<Verdict> {
-        self.inner.known.lock().iter().find(|(known, _)| known == digest).map(|(_, verdict)| verdict.clone())
+        self.inner
+            .known
+            .lock()
+            .iter()
+            .find(|(known, _)| known == digest)
+            .map(|(_, verdict)| verdict.clone())
     }
 
     fn keep(&self, digest: &str, verdict: Verdict) {
@@ -108,8 +127,14 @@ impl Checker {
         limit_memory(child.id(), self.inner.config.memory_bytes);
         let (stdout, stderr) = (read(child.stdout.take()), read(child.stderr.take()));
         let (stdout, stderr) = tokio::join!(stdout, stderr);
-        let status = child.wait().await.map_err(|error| format!("waiting for the check: {error}"))?;
-        let line = stdout.lines().rev().find_map(|line| serde_json::from_str::<Outcome>(line).ok());
+        let status = child
+            .wait()
+            .await
+            .map_err(|error| format!("waiting for the check: {error}"))?;
+        let line = stdout
+            .lines()
+            .rev()
+            .find_map(|line| serde_json::from_str::<Outcome>(line).ok());
         match line {
             Some(Outcome { ok: true, .. }) => Ok(Ok(())),
             Some(Outcome { error, .. }) => Ok(Err(error.unwrap_or_else(|| "the model can't be loaded".to_owned()))),
@@ -147,7 +172,14 @@ impl Check for Checker {
 fn limit_memory(pid: Option<u32>, bytes: u64) {
     let pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     if pid.is_some() {
-        let _ = prlimit(pid, Resource::As, Rlimit { current: Some(bytes), maximum: Some(bytes) });
+        let _ = prlimit(
+            pid,
+            Resource::As,
+            Rlimit {
+                current: Some(bytes),
+                maximum: Some(bytes),
+            },
+        );
     }
 }
 
@@ -171,7 +203,6 @@ fn without_line(status: std::process::ExitStatus, stderr: &str) -> String {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,7 +221,12 @@ mod tests {
         for _ in 0..3 {
             assert!(checker.check(&path, "digest").await.is_ok());
         }
-        let counted = || std::fs::read_to_string(directory.path().join("m.onnx.checks")).unwrap().lines().count();
+        let counted = || {
+            std::fs::read_to_string(directory.path().join("m.onnx.checks"))
+                .unwrap()
+                .lines()
+                .count()
+        };
         assert_eq!(counted(), 1);
         assert!(checker.check(&path, "other").await.is_ok());
         assert_eq!(counted(), 2);
@@ -204,8 +240,14 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_check_that_dies_is_a_broken_model() {
-        let error = checker(|_| {}).check(Path::new("/m/crash.onnx"), "d").await.unwrap_err();
-        assert!(error.contains("signal: 9") && error.ends_with("out of memory"), "{error}");
+        let error = checker(|_| {})
+            .check(Path::new("/m/crash.onnx"), "d")
+            .await
+            .unwrap_err();
+        assert!(
+            error.contains("signal: 9") && error.ends_with("out of memory"),
+            "{error}"
+        );
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,8 @@ pub struct Config {
     pub backoff: BackoffPolicy,
     /// A replica that isn't ready after this long is ended and counts as failed. Default 300 s.
     pub start_timeout: Duration,
+    /// A replica that was ready and that the proxy can't reach for so long is ended and replaced. Default 30 s.
+    pub silence_limit: Duration,
     /// A start that failed after this long is told to the waiting requests at the first failure. Default 5 s.
     pub slow_start: Duration,
     /// A sealed replica is ended after this long even with requests in flight (it still gets the platform's own time to
@@ -46,9 +48,10 @@ impl Default for Config {
             decision_interval: Duration::from_secs(2),
             stale_after: Duration::from_secs(5),
             backoff: BackoffPolicy::default(),
-            start_timeout: Duration::from_secs(300),
+            start_timeout: Duration::from_mins(5),
+            silence_limit: Duration::from_secs(30),
             slow_start: Duration::from_secs(5),
-            drain_limit: Duration::from_secs(300),
+            drain_limit: Duration::from_mins(5),
             shutdown_drain: Duration::from_secs(10),
             shutdown_limit: Duration::from_secs(5),
             changes_capacity: 1024,
@@ -89,7 +92,16 @@ impl LocalConfig {
 
     /// The defaults with this executable.
     pub fn with_executable(executable: PathBuf) -> Self {
-        let inherited = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE"];
+        let inherited = [
+            "PATH",
+            "HOME",
+            "LANG",
+            "TZ",
+            "TMPDIR",
+            "LD_LIBRARY_PATH",
+            "RUST_LOG",
+            "RUST_BACKTRACE",
+        ];
         Self {
             executable,
             max_processes: 256,
@@ -117,7 +129,12 @@ pub struct CheckConfig {
 
 impl Default for CheckConfig {
     fn default() -> Self {
-        Self { concurrency: 2, timeout: Duration::from_secs(60), memory_bytes: 8 << 30, cached: 1024 }
+        Self {
+            concurrency: 2,
+            timeout: Duration::from_mins(1),
+            memory_bytes: 8 << 30,
+            cached: 1024,
+        }
     }
 }
 
@@ -148,7 +165,10 @@ impl SourceConfig {
     pub fn for_directory(directory: impl Into<PathBuf>) -> Self {
         let directory = directory.into();
         let state_directory = directory.join(".pilotlight");
-        Self { directory: Some(directory), ..Self::applied_only(state_directory) }
+        Self {
+            directory: Some(directory),
+            ..Self::applied_only(state_directory)
+        }
     }
 
     /// The defaults without a directory of manifests.

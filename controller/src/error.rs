@@ -1,6 +1,9 @@
 //! What can go wrong, in words for the person who has to mend it.
 
-use std::{io, path::{Path, PathBuf}};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// Why the controller can't start or an order can't be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,9 @@ impl Error {
         if source.kind() == io::ErrorKind::StorageFull {
             return Self::DiskFull(path.to_owned());
         }
-        Self::State { path: path.to_owned(), source }
+        Self::State {
+            path: path.to_owned(),
+            source,
+        }
     }
 }

@@ -1,8 +1,6 @@
 //! The controller's metrics. Names and labels are constants; `service` is `namespace/name`.
 
-use prometheus::{
-    Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, GaugeVec,
-};
+use prometheus::{GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::error::Error;
 
@@ -41,7 +39,10 @@ impl Metrics {
             Ok(counter)
         };
         let concurrency = GaugeVec::new(
-            Opts::new("pilotlight_controller_concurrency", "Average concurrency over the autoscaler's windows."),
+            Opts::new(
+                "pilotlight_controller_concurrency",
+                "Average concurrency over the autoscaler's windows.",
+            ),
             &["service", "window"],
         )?;
         registry.register(Box::new(concurrency.clone()))?;
@@ -51,16 +52,32 @@ impl Metrics {
         )?;
         registry.register(Box::new(checks.clone()))?;
         Ok(Self {
-            replicas: gauges("pilotlight_controller_replicas", "Replicas by state.", &["service", "state"])?,
+            replicas: gauges(
+                "pilotlight_controller_replicas",
+                "Replicas by state.",
+                &["service", "state"],
+            )?,
             concurrency,
-            panic: gauges("pilotlight_controller_panic", "1 while the autoscaler panics.", &["service"])?,
+            panic: gauges(
+                "pilotlight_controller_panic",
+                "1 while the autoscaler panics.",
+                &["service"],
+            )?,
             decisions: counters(
                 "pilotlight_controller_decisions_total",
                 "Decisions of the autoscaler.",
                 &["service", "result"],
             )?,
-            wakes: counters("pilotlight_controller_wakes_total", "Wakes asked for.", &["service", "result"])?,
-            starts: counters("pilotlight_controller_replica_starts_total", "Replicas started.", &["service"])?,
+            wakes: counters(
+                "pilotlight_controller_wakes_total",
+                "Wakes asked for.",
+                &["service", "result"],
+            )?,
+            starts: counters(
+                "pilotlight_controller_replica_starts_total",
+                "Replicas started.",
+                &["service"],
+            )?,
             exits: counters(
                 "pilotlight_controller_replica_exits_total",
                 "Ends of replicas by reason.",
@@ -107,7 +124,11 @@ mod tests {
         metrics.wakes.with_label_values(&["a", "ok"]).inc();
         metrics.starts.with_label_values(&["a"]).inc();
         metrics.exits.with_label_values(&["a", "died"]).inc();
-        let names: Vec<_> = registry.gather().iter().map(|family| family.name().to_owned()).collect();
+        let names: Vec<_> = registry
+            .gather()
+            .iter()
+            .map(|family| family.name().to_owned())
+            .collect();
         let expected = [
             "check_seconds",
             "concurrency",

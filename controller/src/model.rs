@@ -35,6 +35,14 @@ pub(crate) enum ModelError {
 }
 
 impl ModelError {
+    /// The file or directory at fault; empty where there is none.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Missing(path) | Self::NotOne(path, _) | Self::Unreadable(path, _) => path,
+            Self::Unsupported => Path::new(""),
+        }
+    }
+
     /// For the owner of the machine: with the whole path.
     pub(crate) fn message(&self) -> String {
         self.words(|path| path.display().to_string())
@@ -42,7 +50,12 @@ impl ModelError {
 
     /// For clients: with the file's name only.
     pub(crate) fn public(&self) -> String {
-        self.words(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned())
+        self.words(|path| {
+            path.file_name()
+                .unwrap_or(path.as_os_str())
+                .to_string_lossy()
+                .into_owned()
+        })
     }
 
     fn words(&self, name: impl Fn(&Path) -> String) -> String {
@@ -50,7 +63,11 @@ impl ModelError {
             Self::Missing(path) => format!("the model file {} does not exist", name(path)),
             Self::NotOne(path, found) if found.is_empty() => format!("no .onnx file in {}", name(path)),
             Self::NotOne(path, found) => {
-                format!("{} holds several .onnx files ({}); name one of them", name(path), found.join(", "))
+                format!(
+                    "{} holds several .onnx files ({}); name one of them",
+                    name(path),
+                    found.join(", ")
+                )
             }
             Self::Unreadable(path, error) => format!("{} can't be read: {error}", name(path)),
             Self::Unsupported => "this kind of storage is not supported".to_owned(),
@@ -72,14 +89,17 @@ pub(crate) type FileStamp = Vec<(PathBuf, Stamp)>;
 
 /// The path of a storage and what changes when its content does; `None` while nothing is there. Cheap: reads no content.
 pub(crate) fn stamp(storage: &Storage) -> (PathBuf, Option<FileStamp>) {
-    let Storage::Local(path) = storage else { return (PathBuf::new(), None) };
+    let Storage::Local(path) = storage else {
+        return (PathBuf::new(), None);
+    };
     let stamps = fs::metadata(path).ok().map(|meta| {
         if !meta.is_dir() {
             return vec![(path.clone(), stamp_of(&meta))];
         }
         let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
-        let mut all: FileStamp =
-            entries.filter_map(|entry| Some((entry.path(), stamp_of(&entry.metadata().ok()?)))).collect();
+        let mut all: FileStamp = entries
+            .filter_map(|entry| Some((entry.path(), stamp_of(&entry.metadata().ok()?))))
+            .collect();
         all.sort();
         all
     });
@@ -104,7 +124,9 @@ impl Models {
             Storage::Local(local) => path == local || path.parent() == Some(local),
             _ => false,
         };
-        self.known.lock().retain(|path, _| declared.iter().any(|storage| holds(storage, path)));
+        self.known
+            .lock()
+            .retain(|path, _| declared.iter().any(|storage| holds(storage, path)));
     }
 
     fn digest(&self, path: &Path) -> io::Result<String> {
@@ -128,22 +150,32 @@ fn unreadable(path: &Path, error: &io::Error) -> ModelError {
 
 /// The file itself, or the one `.onnx` file of a directory.
 fn locate(storage: &Storage) -> Result<PathBuf, ModelError> {
-    let Storage::Local(path) = storage else { return Err(ModelError::Unsupported) };
+    let Storage::Local(path) = storage else {
+        return Err(ModelError::Unsupported);
+    };
     let meta = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if !meta.is_dir() {
         return Ok(path.clone());
     }
     let entries = fs::read_dir(path).map_err(|error| unreadable(path, &error))?;
-    let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_onnx(path)).collect();
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| is_onnx(path))
+        .collect();
     found.sort();
     match found.len() {
         1 => Ok(found.remove(0)),
-        _ => Err(ModelError::NotOne(path.clone(), found.iter().filter_map(|path| file_name(path)).take(5).collect())),
+        _ => Err(ModelError::NotOne(
+            path.clone(),
+            found.iter().filter_map(|path| file_name(path)).take(5).collect(),
+        )),
     }
 }
 
 fn is_onnx(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) && path.is_file()
+    path.extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
+        && path.is_file()
 }
 
 fn file_name(path: &Path) -> Option<String> {
@@ -164,11 +196,13 @@ pub(crate) fn sha256(reader: &mut impl Read) -> io::Result<String> {
 
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String can't fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 #[cfg(test)]
@@ -198,7 +232,10 @@ mod tests {
         assert!(none.public().starts_with("no .onnx file in "), "{none:?}");
         fs::write(directory.path().join("a.onnx"), "a").unwrap();
         fs::write(directory.path().join("readme.txt"), "a").unwrap();
-        assert_eq!(models.resolve(&local(directory.path())).unwrap().path, directory.path().join("a.onnx"));
+        assert_eq!(
+            models.resolve(&local(directory.path())).unwrap().path,
+            directory.path().join("a.onnx")
+        );
         fs::write(directory.path().join("b.onnx"), "b").unwrap();
         let several = models.resolve(&local(directory.path())).unwrap_err();
         assert!(several.message().contains("(a.onnx, b.onnx)"), "{several:?}");
@@ -206,7 +243,9 @@ mod tests {
 
     #[test]
     fn clients_see_no_path_of_the_host() {
-        let missing = Models::default().resolve(&local(Path::new("/secret/place/m.onnx"))).unwrap_err();
+        let missing = Models::default()
+            .resolve(&local(Path::new("/secret/place/m.onnx")))
+            .unwrap_err();
         assert_eq!(missing.public(), "the model file m.onnx does not exist");
         assert_eq!(missing.message(), "the model file /secret/place/m.onnx does not exist");
     }

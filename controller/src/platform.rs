@@ -88,8 +88,13 @@ pub struct Replica {
 pub enum ExitCause {
     /// It was told to.
     Ended,
-    /// It died by itself; the text names the status and the last error that it logged.
-    Died(String),
+    /// It died without being told to.
+    Died {
+        /// The last error that it logged, or its status.
+        message: String,
+        /// Whether a signal ended it: somebody's, or the system's.
+        by_signal: bool,
+    },
     /// The platform could not start it.
     Refused {
         /// Which kind of refusal, for the waiting clients.

@@ -74,7 +74,13 @@ pub fn plan(replicas: &[Observed], desired: u32, revision: &Revision, backoff: &
     let (wanted, former): (Vec<_>, Vec<_>) = replicas.iter().partition(|replica| replica.revision == *revision);
     let active = wanted.iter().filter(|replica| replica.active()).count() as u32;
     let back = take_back(&wanted, desired.saturating_sub(active), &mut actions);
-    start(&wanted, desired.saturating_sub(active + back), backoff, now, &mut actions);
+    start(
+        &wanted,
+        desired.saturating_sub(active + back),
+        backoff,
+        now,
+        &mut actions,
+    );
     let ready = wanted.iter().filter(|replica| replica.phase == Phase::Ready).count() as u32;
     seal_down_to(&wanted, desired, &mut actions);
     seal_down_to(&former, desired.saturating_sub(ready + back), &mut actions);
@@ -89,9 +95,15 @@ pub fn plan(replicas: &[Observed], desired: u32, revision: &Revision, backoff: &
 
 /// Takes up to `missing` sealed replicas back that had been ready; answers how many.
 fn take_back(wanted: &[&Observed], missing: u32, actions: &mut Vec<Action>) -> u32 {
-    let sealed = wanted.iter().filter(|replica| matches!(replica.phase, Phase::Sealed { ready: true, .. }));
+    let sealed = wanted
+        .iter()
+        .filter(|replica| matches!(replica.phase, Phase::Sealed { ready: true, .. }));
     let before = actions.len();
-    actions.extend(sealed.take(missing as usize).map(|replica| Action::Unseal(replica.id.clone())));
+    actions.extend(
+        sealed
+            .take(missing as usize)
+            .map(|replica| Action::Unseal(replica.id.clone())),
+    );
     (actions.len() - before) as u32
 }
 
@@ -106,7 +118,11 @@ fn start(wanted: &[&Observed], missing: u32, backoff: &Backoff, now: Instant, ac
     }
     // After a failure one replica shows whether it works now, before many fail together.
     let starting = wanted.iter().filter(|replica| replica.phase == Phase::Starting).count() as u32;
-    let allowed = if backoff.failures() == 0 { missing } else { missing.min(1_u32.saturating_sub(starting)) };
+    let allowed = if backoff.failures() == 0 {
+        missing
+    } else {
+        missing.min(1_u32.saturating_sub(starting))
+    };
     if allowed > 0 {
         actions.push(Action::Start(allowed));
     }

@@ -49,7 +49,11 @@ struct Report {
 impl Reports {
     /// Expects nobody yet: every reading is unknown until [`Self::expect`] was called.
     pub fn new(stale_after: Duration) -> Self {
-        Self { expected: BTreeSet::new(), latest: BTreeMap::new(), stale_after }
+        Self {
+            expected: BTreeSet::new(),
+            latest: BTreeMap::new(),
+            stale_after,
+        }
     }
 
     /// Says whose reports make a reading whole. Snapshots of others are forgotten and no longer taken.
@@ -71,7 +75,14 @@ impl Reports {
             }
             last => last.map(|last| last.snapshot),
         };
-        self.latest.insert(snapshot.reporter.clone(), Report { received: now, snapshot, before });
+        self.latest.insert(
+            snapshot.reporter.clone(),
+            Report {
+                received: now,
+                snapshot,
+                before,
+            },
+        );
         true
     }
 
@@ -100,7 +111,10 @@ impl Report {
     fn read(&self, backend: &BackendId) -> Option<Reading> {
         let counts = *self.snapshot.backends.get(backend)?;
         let before = self.before.as_ref();
-        let was = before.and_then(|before| before.backends.get(backend)).copied().unwrap_or_default();
+        let was = before
+            .and_then(|before| before.backends.get(backend))
+            .copied()
+            .unwrap_or_default();
         let elapsed = before.map_or(Duration::ZERO, |before| self.snapshot.time.saturating_sub(before.time));
         Some(Reading {
             in_flight: counts.in_flight,
@@ -124,12 +138,25 @@ mod tests {
     use super::*;
 
     fn snapshot(reporter: &str, sequence: u64, seconds: u64, counts: Option<BackendCounts>) -> Snapshot {
-        let backends = counts.map(|counts| (BackendId::new("ns/a"), counts)).into_iter().collect();
-        Snapshot { reporter: ReporterId::new(reporter), sequence, time: Duration::from_secs(seconds), backends }
+        let backends = counts
+            .map(|counts| (BackendId::new("ns/a"), counts))
+            .into_iter()
+            .collect();
+        Snapshot {
+            reporter: ReporterId::new(reporter),
+            sequence,
+            time: Duration::from_secs(seconds),
+            backends,
+        }
     }
 
     fn counts(in_flight: u64, concurrency_seconds: f64) -> Option<BackendCounts> {
-        Some(BackendCounts { in_flight, waiting: 1, arrivals: in_flight, concurrency_seconds })
+        Some(BackendCounts {
+            in_flight,
+            waiting: 1,
+            arrivals: in_flight,
+            concurrency_seconds,
+        })
     }
 
     fn reports(reporters: &[&str]) -> Reports {
@@ -141,13 +168,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_difference_of_the_integrals_is_the_average_over_all_reporters() {
         let (mut reports, now, id) = (reports(&["x", "y"]), Instant::now(), BackendId::new("ns/a"));
-        for (reporter, sequence, at, in_flight, integral) in
-            [("x", 1, 0, 0, 1.0), ("y", 1, 3, 0, 0.0), ("x", 4, 4, 2, 9.0), ("y", 2, 4, 3, 5.0)]
-        {
+        for (reporter, sequence, at, in_flight, integral) in [
+            ("x", 1, 0, 0, 1.0),
+            ("y", 1, 3, 0, 0.0),
+            ("x", 4, 4, 2, 9.0),
+            ("y", 2, 4, 3, 5.0),
+        ] {
             assert!(reports.accept(snapshot(reporter, sequence, at, counts(in_flight, integral)), now));
         }
         let reading = reports.read(&id, now).unwrap();
-        assert_eq!(reading, Reading { in_flight: 5, waiting: 2, arrivals: 5, concurrency: 7.0 });
+        assert_eq!(
+            reading,
+            Reading {
+                in_flight: 5,
+                waiting: 2,
+                arrivals: 5,
+                concurrency: 7.0
+            }
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,10 +3,16 @@
 //! All methods are synchronous and take the time as an argument. They call the platform and the proxy, neither of which
 //! waits, and leave what has to be awaited (drains) in the [`Context`].
 
+mod lifecycle;
+mod revisions;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, future::{AbortHandle, BoxFuture, abortable}};
-use pilotlight_activator::{BackendId, EndpointId, EndpointState, WakeError, WakeReason};
+use futures_util::{
+    FutureExt,
+    future::{AbortHandle, BoxFuture, abortable},
+};
+use pilotlight_activator::{BackendId, EndpointId, WakeError, WakeReason};
 use pilotlight_manifests::Service;
 use tokio::{sync::broadcast, time::Instant};
 
@@ -14,14 +20,12 @@ use crate::{
     autoscaler::{Autoscaler, Decision, Load},
     backoff::Backoff,
     change::{Change, What, Why},
-    check::Verdict,
     config::Config,
     metrics::Metrics,
-    model::{Model, ModelError},
-    platform::{Exit, ExitCause, Platform, PlatformEvent, Replica, Revision, Workload},
+    platform::{Platform, Replica, Revision, Workload},
     replicas::{Action, Observed, Phase, plan},
     reports::Reading,
-    status::{Problem, reason},
+    status::Problem,
     traffic::Traffic,
     workload,
 };
@@ -49,7 +53,10 @@ impl Context<'_> {
 
     /// Tells whoever watches; nobody watching is fine.
     pub(crate) fn tell(&self, service: &Arc<str>, what: What) {
-        let _ = self.changes.send(Arc::new(Change { service: Some(service.clone()), what }));
+        let _ = self.changes.send(Arc::new(Change {
+            service: Some(service.clone()),
+            what,
+        }));
     }
 }
 
@@ -59,6 +66,8 @@ pub(crate) struct ReplicaState {
     pub(crate) replica: Replica,
     pub(crate) phase: Phase,
     ready: bool,
+    /// Since when the proxy can't reach it, where it was ready before.
+    silent: Option<Instant>,
     drain: Option<AbortHandle>,
 }
 
@@ -117,9 +126,9 @@ impl ServiceState {
         }
         let back = std::mem::take(&mut self.removed);
         if back {
-            ctx.tell(&key_of(self), What::Added);
+            ctx.tell(&self.key, What::Added);
         } else if *service != *self.service {
-            ctx.tell(&key_of(self), What::Changed(None));
+            ctx.tell(&self.key, What::Changed(None));
         }
         self.service = service;
         self.reconcile(ctx);
@@ -130,7 +139,7 @@ impl ServiceState {
         if std::mem::replace(&mut self.removed, true) {
             return;
         }
-        ctx.tell(&key_of(self), What::Removed);
+        ctx.tell(&self.key, What::Removed);
         self.candidate = None;
         ctx.traffic.wake_failed(&self.backend, unknown(&self.key));
         self.reconcile(ctx);
@@ -148,120 +157,20 @@ impl ServiceState {
         self.removed && self.replicas.is_empty()
     }
 
-    /// The model's file was found, or not. Answers whether the newest revision needs a check.
-    pub(crate) fn resolved(&mut self, ctx: &mut Context<'_>, model: Result<Model, ModelError>) -> bool {
-        let model = match model {
-            Ok(model) => model,
-            Err(error) => {
-                self.candidate = None;
-                self.checked = false;
-                self.set_problem(ctx, Problem::model_missing(&error));
-                return false;
-            }
-        };
-        let workload = workload::workload(&self.service, &model);
-        let applied = self.applied.as_ref();
-        if applied.is_some_and(|applied| applied.revision == workload.revision) {
-            self.candidate = None;
-            if applied != Some(&workload) {
-                self.apply(ctx, workload);
-            }
-            if self.problem.as_ref().is_some_and(|problem| problem.reason != reason::MODEL_INVALID) {
-                // The file is back, or the failed revision was given up.
-                self.clear_problem(ctx);
-                self.reconcile(ctx);
-            }
-            return !self.checked;
-        }
-        if self.candidate.as_ref().is_some_and(|candidate| candidate.revision == workload.revision) {
-            return false;
-        }
-        self.clear_problem(ctx);
-        self.checked = false;
-        if self.serving() {
-            self.candidate = Some(workload);
-        } else {
-            self.adopt(ctx, workload);
-        }
-        true
-    }
-
-    /// The newest revision, which a check is about.
-    pub(crate) fn newest(&self) -> Option<&Workload> {
-        self.candidate.as_ref().or(self.applied.as_ref())
-    }
-
-    /// A check of a revision's model ended.
-    pub(crate) fn verdict(&mut self, ctx: &mut Context<'_>, revision: &Revision, verdict: Verdict) {
-        if self.newest().is_none_or(|newest| newest.revision != *revision) {
-            return;
-        }
-        self.checked = verdict.is_ok();
-        match verdict {
-            Ok(took) => {
-                ctx.tell(&key_of(self), What::ModelOk(took));
-                self.clear_problem(ctx);
-                if let Some(candidate) = self.candidate.take() {
-                    self.adopt(ctx, candidate);
-                }
-            }
-            Err(error) => {
-                let stays = self.candidate.take().and(self.applied.as_ref()).map(|applied| applied.revision.clone());
-                if stays.is_none() && self.ready_replicas() > 0 {
-                    // It serves, whatever the check met (its limits, most likely).
-                    self.checked = true;
-                    return;
-                }
-                self.set_problem(ctx, Problem::model_invalid(&error, stays.as_ref()));
-            }
-        }
-        self.reconcile(ctx);
-    }
-
-    /// From now on this revision is the wanted one; replicas of a former one drain as its own become ready.
-    fn adopt(&mut self, ctx: &mut Context<'_>, workload: Workload) {
-        if self.applied.is_some() {
-            ctx.tell(&key_of(self), What::Changed(Some(workload.revision.clone())));
-        }
-        self.rolling = !self.replicas.is_empty();
-        self.backoff.reset();
-        self.apply(ctx, workload);
-        self.reconcile(ctx);
-    }
-
-    fn apply(&mut self, ctx: &Context<'_>, workload: Workload) {
-        ctx.platform.apply(workload.clone());
-        self.applied = Some(workload);
-    }
-
-    /// The newest revision can't serve. Requests that wait are told, unless a former revision serves them.
-    fn set_problem(&mut self, ctx: &Context<'_>, problem: Problem) {
-        if self.problem.as_ref() != Some(&problem) {
-            ctx.tell(&key_of(self), What::ModelBroken(problem.message.clone()));
-        }
-        if !self.serving() {
-            ctx.traffic.wake_failed(&self.backend, problem.wake_error());
-        }
-        self.problem = Some(problem);
-    }
-
-    fn clear_problem(&mut self, ctx: &Context<'_>) {
-        if self.problem.take().is_some() {
-            ctx.traffic.wake_recovered(&self.backend);
-        }
-    }
-
     /// A request found no replica.
     pub(crate) fn wake(&mut self, ctx: &mut Context<'_>) -> Result<(), WakeError> {
         if self.removed {
             return Err(unknown(&self.key));
         }
         if self.service.scaling.max_replicas == Some(0) {
-            let message = format!("{} is stopped: its maxReplicas is 0", self.key).into();
-            return Err(WakeError { reason: WakeReason::Disabled, message });
+            let message = format!("{} is stopped by its manifest", self.key).into();
+            return Err(WakeError {
+                reason: WakeReason::Disabled,
+                message,
+            });
         }
         if !self.serving() {
-            if let Some(problem) = &self.problem {
+            if let Some(problem) = self.blocking_problem() {
                 return Err(problem.wake_error());
             }
             if let (Some(error), Some(_)) = (self.backoff.error(), self.backoff.blocked(ctx.now)) {
@@ -294,11 +203,13 @@ impl ServiceState {
     /// The tick: decides and acts on it.
     pub(crate) fn decide(&mut self, ctx: &mut Context<'_>) -> Decision {
         let before = self.autoscaler.desired();
-        let load = self.reading.map_or(Load::Unknown, |reading| Load::Outstanding(reading.outstanding()));
+        let load = self
+            .reading
+            .map_or(Load::Unknown, |reading| Load::Outstanding(reading.outstanding()));
         let decision = self.autoscaler.decide(ctx.time(), self.ready_replicas(), load);
         self.count_decision(ctx, load, before, decision);
         self.tell_scaled(ctx, before, Why::Load);
-        self.end_slow_starts(ctx);
+        self.end_overdue(ctx);
         self.reconcile(ctx);
         decision
     }
@@ -312,151 +223,18 @@ impl ServiceState {
         };
         let (metrics, key) = (ctx.metrics, &*self.key);
         metrics.decisions.with_label_values(&[key, result]).inc();
-        metrics.concurrency.with_label_values(&[key, "stable"]).set(decision.stable);
-        metrics.concurrency.with_label_values(&[key, "panic"]).set(decision.panic);
-        metrics.panic.with_label_values(&[key]).set(i64::from(decision.panicking));
-    }
-
-    /// Ends replicas that had their time to become ready.
-    fn end_slow_starts(&mut self, ctx: &mut Context<'_>) {
-        let limit = ctx.config.start_timeout;
-        let slow = |state: &&mut ReplicaState| {
-            state.phase == Phase::Starting && ctx.now >= state.replica.endpoint.started + limit
-        };
-        let slow: Vec<_> = self.replicas.values_mut().filter(slow).map(|state| {
-            state.phase = Phase::Ending;
-            state.replica.endpoint.id.clone()
-        }).collect();
-        for id in slow {
-            ctx.platform.end(&self.backend, &id);
-            let message = format!("{}: the model was not ready within {} s", self.service.name, limit.as_secs());
-            self.start_failed(ctx, WakeError { reason: WakeReason::LoadFailed, message: message.into() }, true);
-        }
-    }
-
-    /// The proxy saw a replica ready.
-    pub(crate) fn became_ready(&mut self, ctx: &mut Context<'_>, id: &EndpointId) {
-        let Some(state) = self.replicas.get_mut(id) else { return };
-        if std::mem::replace(&mut state.ready, true) {
-            return;
-        }
-        match state.phase {
-            Phase::Starting => state.phase = Phase::Ready,
-            Phase::Sealed { drained, .. } => state.phase = Phase::Sealed { ready: true, drained },
-            Phase::Ready | Phase::Ending => {}
-        }
-        let took = ctx.now.saturating_duration_since(state.replica.endpoint.started);
-        let newest = self.candidate.is_none()
-            && self.applied.as_ref().is_some_and(|applied| applied.revision == state.replica.revision);
-        ctx.tell(&key_of(self), What::Ready(id.clone(), took));
-        if newest {
-            self.backoff.reset();
-            self.clear_problem(ctx);
-            self.checked = true;
-        }
-        self.reconcile(ctx);
-    }
-
-    /// The platform shows its replicas and tells of those that ended.
-    pub(crate) fn platform_event(&mut self, ctx: &mut Context<'_>, event: PlatformEvent) {
-        for exit in event.exits {
-            self.exited(ctx, exit);
-        }
-        let had = !self.replicas.is_empty();
-        self.take_in(ctx, event.replicas);
-        self.declare_endpoints(ctx);
-        self.reconcile(ctx);
-        if had && self.replicas.is_empty() && self.autoscaler.desired() == 0 {
-            ctx.tell(&key_of(self), What::Asleep);
-        }
-        self.tell_rolled_over(ctx);
-    }
-
-    /// Replaces the list and keeps what is known of each.
-    fn take_in(&mut self, ctx: &Context<'_>, replicas: Vec<Replica>) {
-        let mut before = std::mem::take(&mut self.replicas);
-        for replica in replicas {
-            let id = replica.endpoint.id.clone();
-            let ending = replica.endpoint.state == EndpointState::Draining;
-            let declared_ready = replica.endpoint.state == EndpointState::Ready;
-            let mut state = before.remove(&id).unwrap_or_else(|| {
-                ctx.metrics.starts.with_label_values(&[&*self.key]).inc();
-                let phase = if declared_ready { Phase::Ready } else { Phase::Starting };
-                ReplicaState { replica: replica.clone(), phase, ready: declared_ready, drain: None }
-            });
-            state.replica = replica;
-            if ending {
-                state.phase = Phase::Ending;
-            }
-            self.replicas.insert(id, state);
-        }
-        for gone in before.into_values() {
-            gone.drain.inspect(AbortHandle::abort);
-        }
-    }
-
-    fn declare_endpoints(&self, ctx: &Context<'_>) {
-        let endpoints = self.replicas.values().map(|state| state.replica.endpoint.clone()).collect();
-        ctx.traffic.set_endpoints(&self.backend, endpoints);
-    }
-
-    fn exited(&mut self, ctx: &mut Context<'_>, exit: Exit) {
-        let state = self.replicas.get(&exit.endpoint);
-        let was_ready = state.is_some_and(|state| state.ready);
-        let ours = state.is_some_and(|state| state.phase == Phase::Ending);
-        let took = state.map_or(Duration::ZERO, |state| ctx.now - state.replica.endpoint.started);
-        let wanted = self.applied.as_ref().is_some_and(|applied| applied.revision == exit.revision);
-        let reason = match &exit.cause {
-            ExitCause::Ended => "ended",
-            ExitCause::Died(_) if was_ready => "died",
-            ExitCause::Died(_) => "never-ready",
-            ExitCause::Refused { .. } => "refused",
-        };
-        ctx.metrics.exits.with_label_values(&[&*self.key, reason]).inc();
-        match exit.cause {
-            ExitCause::Ended => {}
-            ExitCause::Died(cause) => {
-                ctx.tell(&key_of(self), What::Died(exit.endpoint, cause.clone()));
-                // One that had been ready is restarted at once by the next plan; one of a former revision isn't wanted.
-                if !was_ready && !ours && wanted {
-                    let message = format!("{}: the model can't be loaded: {cause}", self.service.name).into();
-                    let error = WakeError { reason: WakeReason::LoadFailed, message };
-                    self.start_failed(ctx, error, took > ctx.config.slow_start);
-                }
-            }
-            ExitCause::Refused { reason, message } => {
-                self.start_failed(ctx, WakeError { reason, message: message.into() }, true);
-            }
-        }
-    }
-
-    /// A replica never became ready. Past the first failures, requests that wait are told why.
-    fn start_failed(&mut self, ctx: &Context<'_>, error: WakeError, certain: bool) {
-        let told = self.backoff.error().cloned();
-        self.backoff.failed(&ctx.config.backoff, ctx.now, error, certain);
-        let Some(error) = self.backoff.error() else { return };
-        if told.as_ref() != Some(error) {
-            ctx.tell(&key_of(self), What::Failing(error.message.to_string()));
-        }
-        if self.ready_replicas() == 0 {
-            ctx.traffic.wake_failed(&self.backend, error.clone());
-        }
-    }
-
-    /// A sealed replica has nothing in flight. Before the last one goes, the proxy is asked once more whether a request
-    /// came meanwhile.
-    pub(crate) fn drained(&mut self, ctx: &mut Context<'_>, id: &EndpointId) {
-        let Some(state) = self.replicas.get_mut(id) else { return };
-        let Phase::Sealed { ready, .. } = state.phase else { return };
-        state.phase = Phase::Sealed { ready, drained: true };
-        if !self.removed && self.autoscaler.desired() == 0 {
-            let counts = ctx.traffic.snapshot().backends.get(&self.backend).copied();
-            if counts.is_some_and(|counts| counts.in_flight + counts.waiting > 0) {
-                self.autoscaler.wake(ctx.time());
-                self.tell_scaled(ctx, 0, Why::Wake);
-            }
-        }
-        self.reconcile(ctx);
+        metrics
+            .concurrency
+            .with_label_values(&[key, "stable"])
+            .set(decision.stable);
+        metrics
+            .concurrency
+            .with_label_values(&[key, "panic"])
+            .set(decision.panic);
+        metrics
+            .panic
+            .with_label_values(&[key])
+            .set(i64::from(decision.panicking));
     }
 
     /// Replicas that should exist, of any revision.
@@ -468,7 +246,9 @@ impl ServiceState {
     pub(crate) fn reconcile(&mut self, ctx: &mut Context<'_>) {
         // Each round moves replicas forward in their life, so a few rounds do; the bound is for a plan gone wrong.
         for _ in 0..8 {
-            let Some(revision) = self.applied.as_ref().map(|applied| applied.revision.clone()) else { return };
+            let Some(revision) = self.applied.as_ref().map(|applied| applied.revision.clone()) else {
+                return;
+            };
             let observed: Vec<_> = self.replicas.values().map(observe).collect();
             self.wait_until = None;
             let mut again = false;
@@ -508,8 +288,8 @@ impl ServiceState {
     }
 
     fn start(&self, ctx: &Context<'_>, revision: &Revision, more: u32) {
-        // The applied revision's model is known to be broken: another process would only say so again.
-        if self.problem.is_some() && self.candidate.is_none() && !self.checked {
+        // Its model is known to be broken: another process would only say so again.
+        if self.blocking_problem().is_some() {
             return;
         }
         let alike = |state: &&ReplicaState| state.replica.revision == *revision && state.phase != Phase::Ending;
@@ -520,7 +300,10 @@ impl ServiceState {
     fn seal(&mut self, ctx: &mut Context<'_>, id: &EndpointId) {
         let Some(state) = self.replicas.get_mut(id) else { return };
         let drained = ctx.traffic.seal(&self.backend, id);
-        state.phase = Phase::Sealed { ready: state.ready, drained: drained.is_none() };
+        state.phase = Phase::Sealed {
+            ready: state.ready,
+            drained: drained.is_none(),
+        };
         let Some(drained) = drained else { return };
         let limited = tokio::time::timeout(ctx.config.drain_limit, drained);
         let (drain, handle) = abortable(limited);
@@ -541,28 +324,17 @@ impl ServiceState {
 
     /// Some replica serves or can be taken back.
     pub(crate) fn serving(&self) -> bool {
-        self.replicas.values().any(|state| state.ready && state.phase != Phase::Ending)
+        self.replicas
+            .values()
+            .any(|state| state.ready && state.phase != Phase::Ending)
     }
 
     fn tell_scaled(&self, ctx: &Context<'_>, from: u32, why: Why) {
         let to = self.autoscaler.desired();
         if from != to {
-            ctx.tell(&key_of(self), What::Scaled { from, to, why });
+            ctx.tell(&self.key, What::Scaled { from, to, why });
         }
     }
-
-    fn tell_rolled_over(&mut self, ctx: &Context<'_>) {
-        let Some(applied) = &self.applied else { return };
-        if self.rolling && self.replicas.values().all(|state| state.replica.revision == applied.revision) {
-            self.rolling = false;
-            ctx.tell(&key_of(self), What::RolledOver(applied.revision.clone()));
-        }
-    }
-}
-
-/// The key by value, so that it outlives a change of the state.
-fn key_of(state: &ServiceState) -> Arc<str> {
-    state.key.clone()
 }
 
 fn observe(state: &ReplicaState) -> Observed {
@@ -576,5 +348,8 @@ fn observe(state: &ReplicaState) -> Observed {
 
 /// Nobody declares this backend.
 pub(crate) fn unknown(key: &str) -> WakeError {
-    WakeError { reason: WakeReason::UnknownBackend, message: format!("{key} is not declared (any more)").into() }
+    WakeError {
+        reason: WakeReason::UnknownBackend,
+        message: format!("{key} is not declared (any more)").into(),
+    }
 }

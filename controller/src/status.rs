@@ -1,6 +1,6 @@
 //! What is shown of each service: the items of the API.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use pilotlight_activator::{BackendCounts, BackendId, EndpointId, WakeError, WakeReason};
 use pilotlight_manifests::Service;
@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use crate::{
     config::Config,
     model::ModelError,
-    platform::Revision,
+    platform::{Revision, Workload},
     replicas::Phase,
     service::ServiceState,
     workload,
@@ -31,9 +31,12 @@ pub mod reason {
     pub const LOAD_FAILED: &str = "LoadFailed";
     /// The platform has no room or refuses.
     pub const NO_CAPACITY: &str = "NoCapacity";
-    /// `maxReplicas` is 0.
+    /// The manifest says that it is not to run.
     pub const STOPPED: &str = "Stopped";
 }
+
+/// How a service comes to have no replica at all.
+const STOPPED_BY: &str = "stopped by the annotation serving.kserve.io/stop; remove it to serve again";
 
 /// What keeps a revision from serving.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,30 +45,48 @@ pub(crate) struct Problem {
     pub(crate) reason: &'static str,
     /// For the owner.
     pub(crate) message: String,
+    /// The revision that it is about; `None` where there is no file to have one.
+    pub(crate) revision: Option<Revision>,
+    /// The file or directory at fault.
+    pub(crate) path: PathBuf,
     /// For clients.
     public: String,
 }
 
 impl Problem {
     pub(crate) fn model_missing(error: &ModelError) -> Self {
-        Self { reason: reason::MODEL_NOT_FOUND, message: error.message(), public: error.public() }
+        Self {
+            reason: reason::MODEL_NOT_FOUND,
+            message: error.message(),
+            revision: None,
+            path: error.path().to_owned(),
+            public: error.public(),
+        }
     }
 
     /// With the revision that goes on serving, if there is one.
-    pub(crate) fn model_invalid(error: &str, stays: Option<&Revision>) -> Self {
-        let public = format!("the model can't be loaded: {error}");
-        match stays {
-            None => Self { reason: reason::MODEL_INVALID, message: error.to_owned(), public },
-            Some(stays) => Self {
-                reason: reason::REVISION_FAILED,
-                message: format!("{error}; revision {stays} goes on serving"),
-                public,
-            },
+    pub(crate) fn model_invalid(error: &str, failed: &Workload, stays: Option<&Revision>) -> Self {
+        let (reason, message) = match stays {
+            None => (reason::MODEL_INVALID, error.to_owned()),
+            Some(stays) => (
+                reason::REVISION_FAILED,
+                format!("{error}; revision {stays} goes on serving"),
+            ),
+        };
+        Self {
+            reason,
+            message,
+            revision: Some(failed.revision.clone()),
+            path: failed.runtime.path.clone(),
+            public: format!("the model can't be loaded: {error}"),
         }
     }
 
     pub(crate) fn wake_error(&self) -> WakeError {
-        WakeError { reason: WakeReason::LoadFailed, message: self.public.as_str().into() }
+        WakeError {
+            reason: WakeReason::LoadFailed,
+            message: self.public.as_str().into(),
+        }
     }
 }
 
@@ -180,7 +201,10 @@ pub(crate) fn status(state: &ServiceState, config: &Config, last_wake: Option<Du
 }
 
 fn count(state: &ServiceState) -> ReplicaCounts {
-    let mut counts = ReplicaCounts { desired: state.autoscaler.desired(), ..ReplicaCounts::default() };
+    let mut counts = ReplicaCounts {
+        desired: state.autoscaler.desired(),
+        ..ReplicaCounts::default()
+    };
     for replica in state.replicas.values() {
         match replica.phase {
             Phase::Ready => counts.ready += 1,
@@ -197,13 +221,17 @@ fn condition(state: &ServiceState, replicas: ReplicaCounts) -> Option<(&'static 
         return Some((problem.reason, problem.message.clone()));
     }
     if state.service.scaling.max_replicas == Some(0) {
-        return Some((reason::STOPPED, "maxReplicas is 0".to_owned()));
+        return Some((reason::STOPPED, STOPPED_BY.to_owned()));
     }
     if replicas.ready > 0 {
         return None;
     }
     if let Some(error) = state.backoff.error() {
-        let reason = if error.reason == WakeReason::LoadFailed { reason::LOAD_FAILED } else { reason::NO_CAPACITY };
+        let reason = if error.reason == WakeReason::LoadFailed {
+            reason::LOAD_FAILED
+        } else {
+            reason::NO_CAPACITY
+        };
         return Some((reason, error.message.to_string()));
     }
     if !state.checked {

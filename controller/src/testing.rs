@@ -33,7 +33,7 @@ pub(crate) fn scaling() -> Scaling {
         max_replicas: None,
         target: 100.0,
         target_utilization: 0.7,
-        stable_window: Duration::from_secs(60),
+        stable_window: Duration::from_mins(1),
         panic_window: 0.1,
         panic_threshold: 2.0,
         max_scale_up_rate: 1000.0,
@@ -50,7 +50,10 @@ pub(crate) fn service(name: &str) -> Service {
     Service {
         name: name.to_owned(),
         namespace: "default".to_owned(),
-        source: Source { file: PathBuf::from(format!("{name}.yaml")), line: 1 },
+        source: Source {
+            file: PathBuf::from(format!("{name}.yaml")),
+            line: 1,
+        },
         object: serde_json::json!({ "metadata": { "name": name } }),
         storage: Storage::Local(PathBuf::from(format!("/models/{name}.onnx"))),
         args: Vec::new(),
@@ -67,7 +70,7 @@ pub(crate) fn service(name: &str) -> Service {
         activation: Activation {
             max_waiting: 10_000,
             max_waiting_bytes: 64 << 20,
-            wait_timeout: Duration::from_secs(300),
+            wait_timeout: Duration::from_mins(5),
             replay_limit: 4 << 20,
             pure: true,
         },
@@ -97,12 +100,20 @@ impl MockPlatform {
     pub(crate) fn running(&self, id: &BackendId) -> Vec<Replica> {
         let state = self.state.lock();
         let all = state.replicas.get(id).cloned().unwrap_or_default();
-        all.into_iter().filter(|replica| replica.endpoint.state != EndpointState::Draining).collect()
+        all.into_iter()
+            .filter(|replica| replica.endpoint.state != EndpointState::Draining)
+            .collect()
     }
 
     /// When replicas of a backend were started.
     pub(crate) fn starts(&self, id: &BackendId) -> Vec<Instant> {
-        self.state.lock().starts.iter().filter(|(started, _)| started == id).map(|(_, at)| *at).collect()
+        self.state
+            .lock()
+            .starts
+            .iter()
+            .filter(|(started, _)| started == id)
+            .map(|(_, at)| *at)
+            .collect()
     }
 
     /// Replicas of this backend die at their start from now on, or no longer.
@@ -116,15 +127,28 @@ impl MockPlatform {
 
     /// A replica dies by itself.
     pub(crate) fn kill(&self, id: &BackendId, endpoint: &EndpointId) {
-        self.exit(id, endpoint, ExitCause::Died("killed by signal 9".to_owned()));
+        self.exit(
+            id,
+            endpoint,
+            ExitCause::Died {
+                message: "killed by signal 9".to_owned(),
+                by_signal: true,
+            },
+        );
     }
 
     fn exit(&self, id: &BackendId, endpoint: &EndpointId, cause: ExitCause) {
         let mut state = self.state.lock();
         let replicas = state.replicas.entry(id.clone()).or_default();
-        let Some(at) = replicas.iter().position(|replica| replica.endpoint.id == *endpoint) else { return };
+        let Some(at) = replicas.iter().position(|replica| replica.endpoint.id == *endpoint) else {
+            return;
+        };
         let replica = replicas.remove(at);
-        let exit = Exit { endpoint: endpoint.clone(), revision: replica.revision, cause };
+        let exit = Exit {
+            endpoint: endpoint.clone(),
+            revision: replica.revision,
+            cause,
+        };
         state.dirty.entry(id.clone()).or_default().push(exit);
         self.changed.notify_one();
     }
@@ -134,7 +158,14 @@ impl MockPlatform {
         let id = EndpointId::new(format!("{}-{number}", workload.id));
         state.starts.push((workload.id.clone(), Instant::now()));
         if let Some(message) = state.broken.get(&workload.id).cloned() {
-            let exit = Exit { endpoint: id, revision: workload.revision.clone(), cause: ExitCause::Died(message) };
+            let exit = Exit {
+                endpoint: id,
+                revision: workload.revision.clone(),
+                cause: ExitCause::Died {
+                    message,
+                    by_signal: false,
+                },
+            };
             state.dirty.entry(workload.id.clone()).or_default().push(exit);
             return;
         }
@@ -148,7 +179,10 @@ impl MockPlatform {
             state: EndpointState::Starting,
             started: Instant::now(),
         };
-        let replica = Replica { endpoint, revision: workload.revision.clone() };
+        let replica = Replica {
+            endpoint,
+            revision: workload.revision.clone(),
+        };
         state.replicas.entry(workload.id.clone()).or_default().push(replica);
         state.dirty.entry(workload.id.clone()).or_default();
     }
@@ -161,7 +195,9 @@ impl Platform for MockPlatform {
 
     fn scale(&self, id: &BackendId, n: u32) {
         let mut state = self.state.lock();
-        let Some(workload) = state.workloads.get(id).cloned() else { return };
+        let Some(workload) = state.workloads.get(id).cloned() else {
+            return;
+        };
         let alike = |replica: &&Replica| {
             replica.revision == workload.revision && replica.endpoint.state != EndpointState::Draining
         };
@@ -187,7 +223,11 @@ impl Platform for MockPlatform {
                     let mut state = self.state.lock();
                     if let Some((backend, exits)) = state.dirty.pop_first() {
                         let replicas = state.replicas.get(&backend).cloned().unwrap_or_default();
-                        return PlatformEvent { backend, replicas, exits };
+                        return PlatformEvent {
+                            backend,
+                            replicas,
+                            exits,
+                        };
                     }
                 }
                 self.changed.notified().await;
@@ -230,7 +270,12 @@ struct TrafficState {
 impl MockTraffic {
     pub(crate) fn new() -> Self {
         let (events, receiver) = mpsc::unbounded_channel();
-        Self { state: Mutex::default(), events, receiver: Mutex::new(Some(receiver)), started: Instant::now() }
+        Self {
+            state: Mutex::default(),
+            events,
+            receiver: Mutex::new(Some(receiver)),
+            started: Instant::now(),
+        }
     }
 
     /// Requests in flight and waiting from now on.
@@ -261,6 +306,10 @@ impl MockTraffic {
 
     pub(crate) fn tell_ready(&self, id: &BackendId, endpoint: &EndpointId) {
         let _ = self.events.send(TrafficEvent::Ready(id.clone(), endpoint.clone()));
+    }
+
+    pub(crate) fn tell_failed(&self, id: &BackendId, endpoint: &EndpointId) {
+        let _ = self.events.send(TrafficEvent::Failed(id.clone(), endpoint.clone()));
     }
 
     pub(crate) fn sealed(&self) -> Vec<EndpointId> {
@@ -333,7 +382,11 @@ impl Traffic for MockTraffic {
         let mut state = self.state.lock();
         state.sequence += 1;
         state.counts.values_mut().for_each(settle);
-        let listed = if state.silent { BTreeMap::new() } else { state.counts.clone() };
+        let listed = if state.silent {
+            BTreeMap::new()
+        } else {
+            state.counts.clone()
+        };
         Snapshot {
             reporter: ReporterId::new("mock"),
             sequence: state.sequence,

@@ -59,7 +59,11 @@ impl Waker for WakeHandle {
             if state.closed {
                 return async { Err(stopped()) }.boxed();
             }
-            state.pending.entry(backend.clone()).or_insert_with(|| watch::channel(None).0).subscribe()
+            state
+                .pending
+                .entry(backend.clone())
+                .or_insert_with(|| watch::channel(None).0)
+                .subscribe()
         };
         self.queue.arrived.notify_one();
         answered(receiver).boxed()
@@ -74,7 +78,10 @@ async fn answered(mut receiver: watch::Receiver<Answer>) -> Result<(), WakeError
 }
 
 fn stopped() -> WakeError {
-    WakeError { reason: WakeReason::PlatformError, message: "the controller has stopped; restart the server".into() }
+    WakeError {
+        reason: WakeReason::PlatformError,
+        message: "the controller has stopped; restart the server".into(),
+    }
 }
 
 impl Wakes {
@@ -90,7 +97,13 @@ impl Wakes {
     }
 
     fn take(&self) -> Vec<Wake> {
-        self.queue.state.lock().pending.drain().map(|(backend, answer)| Wake { backend, answer }).collect()
+        self.queue
+            .state
+            .lock()
+            .pending
+            .drain()
+            .map(|(backend, answer)| Wake { backend, answer })
+            .collect()
     }
 }
 
@@ -138,6 +151,9 @@ mod tests {
         let before = handle.wake(&BackendId::new("ns/a"));
         drop(wakes);
         assert_eq!(before.await.unwrap_err().reason, WakeReason::PlatformError);
-        assert_eq!(handle.wake(&BackendId::new("ns/a")).await.unwrap_err().reason, WakeReason::PlatformError);
+        assert_eq!(
+            handle.wake(&BackendId::new("ns/a")).await.unwrap_err().reason,
+            WakeReason::PlatformError
+        );
     }
 }

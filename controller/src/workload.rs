@@ -79,12 +79,19 @@ pub(crate) fn route(service: &Service, domain: &str) -> Route {
             headers: Vec::new(),
             model_name: Some(service.name.clone()),
         },
-        backends: vec![WeightedBackend { backend: backend(service), weight: 100 }],
+        backends: vec![WeightedBackend {
+            backend: backend(service),
+            weight: 100,
+        }],
         policy: RoutePolicy {
             max_waiting: service.activation.max_waiting,
             max_waiting_bytes: service.activation.max_waiting_bytes,
             wait_timeout: service.activation.wait_timeout,
-            purity: if service.activation.pure { Purity::Inference } else { Purity::Opaque },
+            purity: if service.activation.pure {
+                Purity::Inference
+            } else {
+                Purity::Opaque
+            },
             replay_limit: service.activation.replay_limit,
             ..RoutePolicy::default()
         },
@@ -99,7 +106,10 @@ mod tests {
     use crate::testing::service;
 
     fn model(path: &str, digest: &str) -> Model {
-        Model { path: PathBuf::from(path), digest: digest.to_owned() }
+        Model {
+            path: PathBuf::from(path),
+            digest: digest.to_owned(),
+        }
     }
 
     #[test]
@@ -135,7 +145,10 @@ mod tests {
     #[test]
     fn a_service_is_reached_by_host_path_and_name() {
         let predicate = route(&service("iris"), "example.com").predicate;
-        assert_eq!(predicate.hosts, ["iris.default.example.com", "iris-default.example.com"]);
+        assert_eq!(
+            predicate.hosts,
+            ["iris.default.example.com", "iris-default.example.com"]
+        );
         assert_eq!(predicate.path_prefixes, ["/serving/default/iris"]);
         assert_eq!(predicate.model_name.as_deref(), Some("iris"));
     }

@@ -44,12 +44,28 @@ async fn server() -> Server {
         source,
         registry: Registry::new(),
     };
-    let controller = Controller::new(Config { max_manifest_bytes: 4096, ..Config::default() }, parts).unwrap();
+    let controller = Controller::new(
+        Config {
+            max_manifest_bytes: 4096,
+            ..Config::default()
+        },
+        parts,
+    )
+    .unwrap();
     let (router, mut status, shutdown) = (controller.api_router(), controller.status(), CancellationToken::new());
     tokio::spawn(controller.run(shutdown.clone()));
     let ready = |set: &Arc<StatusSet>| set.services.values().any(|service| service.ready);
-    timeout(Duration::from_secs(10), status.wait_for(ready)).await.expect("ready in time").unwrap();
-    Server { router, directory, traffic, wakes, _shutdown: shutdown.drop_guard() }
+    timeout(Duration::from_secs(10), status.wait_for(ready))
+        .await
+        .expect("ready in time")
+        .unwrap();
+    Server {
+        router,
+        directory,
+        traffic,
+        wakes,
+        _shutdown: shutdown.drop_guard(),
+    }
 }
 
 impl Server {
@@ -65,10 +81,16 @@ impl Server {
 
     async fn json(&self, method: &str, path: &str, body: String) -> (u16, Value) {
         let response = self.send(method, path, body).await;
-        let (status, reason) = (response.status().as_u16(), response.headers().get("x-pilotlight-reason").cloned());
+        let (status, reason) = (
+            response.status().as_u16(),
+            response.headers().get("x-pilotlight-reason").cloned(),
+        );
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
         let value: Value = serde_json::from_slice(&to_bytes(response.into_body(), 1 << 20).await.unwrap()).unwrap();
-        assert_eq!(reason.as_ref().map(|reason| reason.to_str().unwrap()), value["code"].as_str());
+        assert_eq!(
+            reason.as_ref().map(|reason| reason.to_str().unwrap()),
+            value["code"].as_str()
+        );
         (status, value)
     }
 
@@ -83,7 +105,10 @@ async fn services_are_listed_with_fresh_counts() {
     server.traffic.load(&BackendId::new("default/iris"), 2, 3);
     let (status, list) = server.get("/api/v1/services").await;
     let item = &list["items"][0];
-    assert_eq!((status, &item["name"], &item["namespace"]), (200, &json!("iris"), &json!("default")));
+    assert_eq!(
+        (status, &item["name"], &item["namespace"]),
+        (200, &json!("iris"), &json!("default"))
+    );
     assert_eq!((&item["inFlight"], &item["waiting"]), (&json!(2), &json!(3)));
     assert_eq!((&item["ready"], &item["lastWakeMs"]), (&json!(true), &Value::Null));
     assert_eq!(item["source"]["line"], 1);
@@ -101,7 +126,11 @@ async fn a_watch_shows_each_change_as_one_line() {
     let response = server.send("GET", "/api/v1/services?watch=true", String::new()).await;
     let mut lines = response.into_body().into_data_stream();
     let mut next = async || {
-        let line = timeout(Duration::from_secs(10), lines.next()).await.expect("a line in time").unwrap().unwrap();
+        let line = timeout(Duration::from_secs(10), lines.next())
+            .await
+            .expect("a line in time")
+            .unwrap()
+            .unwrap();
         assert!(line.ends_with(b"\n"));
         serde_json::from_slice::<Value>(&line).unwrap()
     };
@@ -118,18 +147,32 @@ async fn objects_are_applied_and_deleted_and_seen_at_once() {
     assert_eq!(status, 200, "{applied}");
     let expected = json!({ "kind": "InferenceService", "namespace": "default", "name": "a", "action": "created" });
     assert_eq!(applied["applied"][0], expected);
-    assert_eq!(server.get("/api/v1/services").await.1["items"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        server.get("/api/v1/services").await.1["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
     let (_, again) = server.json("PUT", "/api/v1/manifests", text).await;
     assert_eq!(again["applied"][1]["action"], "unchanged");
     let (status, _) = server.json("DELETE", "/api/v1/services/default/a", String::new()).await;
     assert_eq!((status, server.get("/api/v1/services/default/a").await.0), (200, 404));
-    assert_eq!(server.json("DELETE", "/api/v1/services/default/a", String::new()).await.0, 404);
+    assert_eq!(
+        server
+            .json("DELETE", "/api/v1/services/default/a", String::new())
+            .await
+            .0,
+        404
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hand_written_document_is_not_deleted() {
     let server = server().await;
-    let (status, error) = server.json("DELETE", "/api/v1/services/default/iris", String::new()).await;
+    let (status, error) = server
+        .json("DELETE", "/api/v1/services/default/iris", String::new())
+        .await;
     assert_eq!((status, &error["code"]), (409, &json!("declared-in-file")));
     assert!(error["error"].as_str().unwrap().contains("iris.yaml"), "{error}");
 }
@@ -151,7 +194,12 @@ async fn metrics_and_logs_are_text() {
     for path in ["/api/v1/metrics", "/api/v1/services/default/iris/logs?tail=5"] {
         let response = server.send("GET", path, String::new()).await;
         assert_eq!(response.status(), 200);
-        assert!(response.headers()[header::CONTENT_TYPE].to_str().unwrap().starts_with("text/plain"));
+        assert!(
+            response.headers()[header::CONTENT_TYPE]
+                .to_str()
+                .unwrap()
+                .starts_with("text/plain")
+        );
     }
     assert_eq!(server.get("/api/v1/services/default/nobody/logs").await.0, 404);
 }

@@ -26,7 +26,7 @@ use self::{delay::MaxWindow, gate::IdleGate, window::Buckets};
 pub use gate::Gate;
 
 /// How long a new service may hold its initial scale without having reached it.
-const INITIAL_SCALE_DEADLINE: Duration = Duration::from_secs(600);
+const INITIAL_SCALE_DEADLINE: Duration = Duration::from_mins(10);
 
 /// The smallest target of one replica, so that no configuration divides by zero.
 const SMALLEST_TARGET: f64 = 0.01;
@@ -81,14 +81,27 @@ impl Autoscaler {
     /// wanted them: it starts in panic at that number, so that a restart with no memory never scales a loaded backend
     /// down.
     pub fn new(policy: Scaling, now: Duration, ready: u32) -> Self {
-        let panic = (ready > 1).then_some(Panic { since: now, most: ready });
-        let desired = clamp(policy.initial_scale.max(ready), policy.min_replicas, policy.max_replicas);
+        let panic = (ready > 1).then_some(Panic {
+            since: now,
+            most: ready,
+        });
+        let desired = clamp(
+            policy.initial_scale.max(ready),
+            policy.min_replicas,
+            policy.max_replicas,
+        );
         Self {
             buckets: Buckets::new(policy.stable_window),
             delay: MaxWindow::default(),
             gate: IdleGate::new((desired > 0).then_some(now)),
             initial: Some(now),
-            last: Decision { desired, panicking: panic.is_some(), stable: 0.0, panic: 0.0, gate: Gate::None },
+            last: Decision {
+                desired,
+                panicking: panic.is_some(),
+                stable: 0.0,
+                panic: 0.0,
+                gate: Gate::None,
+            },
             panic,
             policy,
         }
@@ -104,7 +117,11 @@ impl Autoscaler {
     /// Adds the average concurrency that one source saw during the second of `time`. A time older than the window is
     /// ignored; so is a value that isn't a positive number.
     pub fn record(&mut self, time: Duration, concurrency: f64) {
-        let concurrency = if concurrency.is_finite() { concurrency.max(0.0) } else { 0.0 };
+        let concurrency = if concurrency.is_finite() {
+            concurrency.max(0.0)
+        } else {
+            0.0
+        };
         if concurrency > 0.0 {
             self.gate.touch(time);
         }
@@ -119,7 +136,11 @@ impl Autoscaler {
     /// A request found no replica: at least the activation scale from now on. Idempotent, never lowers. Answers the wish.
     pub fn wake(&mut self, now: Duration) -> u32 {
         self.gate.touch(now);
-        let least = clamp(self.policy.activation_scale.max(1), self.policy.min_replicas, self.policy.max_replicas);
+        let least = clamp(
+            self.policy.activation_scale.max(1),
+            self.policy.min_replicas,
+            self.policy.max_replicas,
+        );
         self.last.desired = self.last.desired.max(least);
         self.last.desired
     }
@@ -143,7 +164,13 @@ impl Autoscaler {
         let wish = self.delay.record(now, wish, self.policy.scale_down_delay);
         let bounded = clamp(wish, self.floor(now, ready), self.policy.max_replicas);
         let (desired, gate) = self.hold(now, bounded, outstanding);
-        self.last = Decision { desired, panicking: self.panic.is_some(), stable, panic, gate };
+        self.last = Decision {
+            desired,
+            panicking: self.panic.is_some(),
+            stable,
+            panic,
+            gate,
+        };
         self.last
     }
 
@@ -152,7 +179,10 @@ impl Autoscaler {
         if self.buckets.is_empty() {
             return (outstanding as f64, outstanding as f64);
         }
-        (self.buckets.average(now, self.policy.stable_window), self.buckets.average(now, self.panic_window()))
+        (
+            self.buckets.average(now, self.policy.stable_window),
+            self.buckets.average(now, self.panic_window()),
+        )
     }
 
     /// The panic window in whole seconds, at least one.
@@ -176,7 +206,11 @@ impl Autoscaler {
         let limited = |wants: u32| {
             let wish = wants.clamp(least, most.max(least));
             let active = wants > 0 || outstanding;
-            if active && self.policy.activation_scale > 1 { wish.max(self.policy.activation_scale) } else { wish }
+            if active && self.policy.activation_scale > 1 {
+                wish.max(self.policy.activation_scale)
+            } else {
+                wish
+            }
         };
         let (by_stable, by_panic) = (limited(wants_stable), limited(wants_panic));
         self.update_panic(now, f64::from(wants_panic) / from >= self.policy.panic_threshold);
@@ -201,7 +235,9 @@ impl Autoscaler {
 
     /// `minReplicas`, raised to the initial scale until that was reached once or took too long.
     fn floor(&mut self, now: Duration, ready: u32) -> u32 {
-        let Some(since) = self.initial else { return self.policy.min_replicas };
+        let Some(since) = self.initial else {
+            return self.policy.min_replicas;
+        };
         if ready >= self.policy.initial_scale || now > since + INITIAL_SCALE_DEADLINE {
             self.initial = None;
         }

@@ -20,7 +20,10 @@ fn steady(policy: Scaling, seconds: u64, concurrency: f64, ready: u32) -> Decisi
 
 #[test]
 fn the_golden_series_of_the_published_formulas() {
-    let policy = Scaling { target: 10.0, ..scaling() };
+    let policy = Scaling {
+        target: 10.0,
+        ..scaling()
+    };
     let mut autoscaler = Autoscaler::new(policy, Duration::ZERO, 0);
     for row in include_str!("../../tests/golden/kpa.csv").lines().skip(1) {
         let fields: Vec<f64> = row.split(',').map(|field| field.parse().unwrap()).collect();
@@ -37,7 +40,10 @@ fn the_golden_series_of_the_published_formulas() {
 
 #[test]
 fn a_wake_wants_the_activation_scale_at_once_and_keeps_it_while_something_waits() {
-    let policy = Scaling { activation_scale: 3, ..scaling() };
+    let policy = Scaling {
+        activation_scale: 3,
+        ..scaling()
+    };
     let mut autoscaler = Autoscaler::new(policy, Duration::ZERO, 0);
     autoscaler.record(at(1), 0.0);
     assert_eq!(autoscaler.decide(at(1), 0, Load::Outstanding(0)).desired, 0);
@@ -52,13 +58,19 @@ fn a_wake_holds_a_replica_for_the_whole_window_though_the_counts_say_nothing_yet
     autoscaler.record(at(9), 0.0);
     autoscaler.wake(at(10));
     assert_eq!(autoscaler.decide(at(11), 0, Load::Outstanding(0)).desired, 1);
-    assert_eq!(autoscaler.decide(at(69), 1, Load::Outstanding(0)).gate, Gate::Until(at(70)));
+    assert_eq!(
+        autoscaler.decide(at(69), 1, Load::Outstanding(0)).gate,
+        Gate::Until(at(70))
+    );
     assert_eq!(autoscaler.decide(at(70), 1, Load::Outstanding(0)).desired, 0);
 }
 
 #[test]
 fn the_last_replica_goes_after_the_window_and_the_retention() {
-    let policy = Scaling { scale_to_zero_retention: SECOND * 30, ..scaling() };
+    let policy = Scaling {
+        scale_to_zero_retention: SECOND * 30,
+        ..scaling()
+    };
     let mut autoscaler = Autoscaler::new(policy, Duration::ZERO, 0);
     autoscaler.record(at(100), 5.0);
     let mut zero_at = None;
@@ -103,7 +115,10 @@ fn a_restart_with_replicas_starts_in_panic_and_keeps_them_for_a_window() {
 
 #[test]
 fn the_initial_scale_holds_until_it_was_reached() {
-    let policy = Scaling { initial_scale: 3, ..scaling() };
+    let policy = Scaling {
+        initial_scale: 3,
+        ..scaling()
+    };
     let mut autoscaler = Autoscaler::new(policy, Duration::ZERO, 0);
     assert_eq!(autoscaler.desired(), 3);
     autoscaler.record(at(2), 0.0);
@@ -114,7 +129,12 @@ fn the_initial_scale_holds_until_it_was_reached() {
 
 #[test]
 fn a_lower_wish_has_to_last_the_scale_down_delay() {
-    let policy = Scaling { scale_down_delay: SECOND * 30, target: 1.0, target_utilization: 1.0, ..scaling() };
+    let policy = Scaling {
+        scale_down_delay: SECOND * 30,
+        target: 1.0,
+        target_utilization: 1.0,
+        ..scaling()
+    };
     let mut autoscaler = Autoscaler::new(policy, Duration::ZERO, 0);
     autoscaler.initial = None;
     for second in 0..200 {
@@ -127,14 +147,22 @@ fn a_lower_wish_has_to_last_the_scale_down_delay() {
 
 #[test]
 fn the_minimum_and_maximum_bound_the_wish() {
-    let bounded = Scaling { min_replicas: 2, max_replicas: Some(3), initial_scale: 2, ..scaling() };
+    let bounded = Scaling {
+        min_replicas: 2,
+        max_replicas: Some(3),
+        initial_scale: 2,
+        ..scaling()
+    };
     assert_eq!(steady(bounded.clone(), 60, 0.0, 2).desired, 2);
     assert_eq!(steady(bounded, 60, 10_000.0, 2).desired, 3);
 }
 
 #[test]
 fn a_stopped_service_gets_nothing_whatever_waits() {
-    let stopped = Scaling { max_replicas: Some(0), ..scaling() };
+    let stopped = Scaling {
+        max_replicas: Some(0),
+        ..scaling()
+    };
     assert_eq!(steady(stopped, 60, 50.0, 0).desired, 0);
 }
 
@@ -142,20 +170,22 @@ fn policies() -> impl Strategy<Value = Scaling> {
     let bounds = (0_u32..4, proptest::option::of(4_u32..20), 1_u32..4, 0_u32..4);
     let rates = (1.1_f64..1000.0, 1.1_f64..10.0, 1.1_f64..10.0, 0.02_f64..1.0);
     let times = (6_u64..120, 0_u64..30, 0_u64..30);
-    (bounds, rates, times, 0.01_f64..200.0).prop_map(|((min, max, activation, initial), rates, times, target)| Scaling {
-        min_replicas: min,
-        max_replicas: max,
-        activation_scale: activation,
-        initial_scale: initial,
-        max_scale_up_rate: rates.0,
-        max_scale_down_rate: rates.1,
-        panic_threshold: rates.2,
-        panic_window: rates.3,
-        stable_window: at(times.0),
-        scale_down_delay: at(times.1),
-        scale_to_zero_retention: at(times.2),
-        target,
-        ..scaling()
+    (bounds, rates, times, 0.01_f64..200.0).prop_map(|((min, max, activation, initial), rates, times, target)| {
+        Scaling {
+            min_replicas: min,
+            max_replicas: max,
+            activation_scale: activation,
+            initial_scale: initial,
+            max_scale_up_rate: rates.0,
+            max_scale_down_rate: rates.1,
+            panic_threshold: rates.2,
+            panic_window: rates.3,
+            stable_window: at(times.0),
+            scale_down_delay: at(times.1),
+            scale_to_zero_retention: at(times.2),
+            target,
+            ..scaling()
+        }
     })
 }
 

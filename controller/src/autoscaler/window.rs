@@ -15,7 +15,10 @@ pub(super) struct Buckets {
 impl Buckets {
     /// Keeps what averages over up to `window` need.
     pub(super) fn new(window: Duration) -> Self {
-        Self { seconds: VecDeque::new(), window: window.as_secs().max(1) }
+        Self {
+            seconds: VecDeque::new(),
+            window: window.as_secs().max(1),
+        }
     }
 
     /// Changes how much is kept.
@@ -42,8 +45,14 @@ impl Buckets {
 
     /// Drops what no average can reach.
     fn forget(&mut self) {
-        let Some(&(newest, _)) = self.seconds.back() else { return };
-        while self.seconds.front().is_some_and(|&(second, _)| second + 2 * self.window <= newest) {
+        let Some(&(newest, _)) = self.seconds.back() else {
+            return;
+        };
+        while self
+            .seconds
+            .front()
+            .is_some_and(|&(second, _)| second + 2 * self.window <= newest)
+        {
             self.seconds.pop_front();
         }
     }
@@ -52,13 +61,19 @@ impl Buckets {
     /// them count as zero, the silence after the last write shortens the window instead.
     pub(super) fn average(&self, now: Duration, window: Duration) -> f64 {
         let (now, window) = (now.as_secs(), window.as_secs().max(1));
-        let Some(&(last, _)) = self.seconds.back() else { return 0.0 };
+        let Some(&(last, _)) = self.seconds.back() else {
+            return 0.0;
+        };
         let silence = now.saturating_sub(last);
         if silence >= window {
             return 0.0;
         }
-        let start = self.seconds.partition_point(|&(second, _)| second + window <= now.max(last));
-        let Some(&(oldest, _)) = self.seconds.get(start) else { return 0.0 };
+        let start = self
+            .seconds
+            .partition_point(|&(second, _)| second + window <= now.max(last));
+        let Some(&(oldest, _)) = self.seconds.get(start) else {
+            return 0.0;
+        };
         let sum: f64 = self.seconds.range(start..).map(|&(_, value)| value).sum();
         // A write less than a window before the oldest valid bucket means that the window was full before.
         let whole = start.checked_sub(1).and_then(|before| self.seconds.get(before));

@@ -8,8 +8,19 @@ use pilotlight_manifests::{Service, Storage};
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::*;
+use std::{sync::Arc, time::Duration};
+
+use prometheus::Registry;
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{run::Run, *};
 use crate::{
+    check::Verdict,
+    metrics::Metrics,
     status::{ServiceStatus, reason},
     testing::{MockPlatform, MockTraffic, service},
     wake::{WakeHandle, channel},
@@ -58,6 +69,7 @@ impl World {
             changes: broadcast::Sender::new(1000),
             metrics: Metrics::new(&Registry::new()).unwrap(),
             registry: Registry::new(),
+            ending: CancellationToken::new(),
         };
         let declared = watch::Sender::new(Arc::<Declared>::default());
         let mut run = Run::new(shared.clone(), Some(Arc::new(ContentCheck)), declared.subscribe());
@@ -68,7 +80,17 @@ impl World {
             run.stop().await;
         });
         let id = BackendId::new("default/iris");
-        let world = Self { platform, traffic, wakes, shared, declared, shutdown, task, directory, id };
+        let world = Self {
+            platform,
+            traffic,
+            wakes,
+            shared,
+            declared,
+            shutdown,
+            task,
+            directory,
+            id,
+        };
         world.write_model("v1");
         world.declare(change);
         world.settle().await;
@@ -95,9 +117,16 @@ impl World {
     }
 
     fn publish(&self, services: Vec<Service>) {
-        let services = services.into_iter().map(|service| (service.key().into(), Arc::new(service))).collect();
+        let services = services
+            .into_iter()
+            .map(|service| (service.key().into(), Arc::new(service)))
+            .collect();
         let generation = self.declared.borrow().generation + 1;
-        self.declared.send_replace(Arc::new(Declared { generation, services, ..Declared::default() }));
+        self.declared.send_replace(Arc::new(Declared {
+            generation,
+            services,
+            ..Declared::default()
+        }));
     }
 
     /// Lets everything happen that needs no time to speak of.
@@ -116,13 +145,19 @@ impl World {
     }
 
     fn running(&self) -> Vec<EndpointId> {
-        self.platform.running(&self.id).into_iter().map(|replica| replica.endpoint.id).collect()
+        self.platform
+            .running(&self.id)
+            .into_iter()
+            .map(|replica| replica.endpoint.id)
+            .collect()
     }
 
     /// Every running replica answers its probe.
     async fn all_ready(&self) -> Vec<EndpointId> {
         let running = self.running();
-        running.iter().for_each(|endpoint| self.traffic.tell_ready(&self.id, endpoint));
+        for endpoint in &running {
+            self.traffic.tell_ready(&self.id, endpoint);
+        }
         self.settle().await;
         running
     }
@@ -134,7 +169,13 @@ impl World {
     }
 
     fn status(&self) -> ServiceStatus {
-        self.shared.status.borrow().services.get("default/iris").cloned().expect("the service is declared")
+        self.shared
+            .status
+            .borrow()
+            .services
+            .get("default/iris")
+            .cloned()
+            .expect("the service is declared")
     }
 }
 
@@ -190,8 +231,8 @@ async fn a_replica_with_a_request_in_flight_is_never_ended() {
     let replica = world.awake().await;
     world.traffic.busy(&replica, true);
     world.seconds(100).await;
-    assert_eq!(world.traffic.sealed(), [replica.clone()]);
-    assert_eq!(world.running(), [replica.clone()]);
+    assert_eq!(world.traffic.sealed(), std::slice::from_ref(&replica));
+    assert_eq!(world.running(), std::slice::from_ref(&replica));
     world.traffic.busy(&replica, false);
     world.settle().await;
     assert!(world.running().is_empty());
@@ -204,7 +245,7 @@ async fn a_wake_while_the_last_replica_drains_takes_it_back() {
     world.traffic.busy(&replica, true);
     world.seconds(100).await;
     world.wake().await.unwrap();
-    assert_eq!(world.traffic.unsealed(), [replica.clone()]);
+    assert_eq!(world.traffic.unsealed(), std::slice::from_ref(&replica));
     world.traffic.busy(&replica, false);
     world.settle().await;
     assert_eq!(world.running(), [replica]);
@@ -220,7 +261,7 @@ async fn a_request_that_waits_when_the_last_replica_is_drained_takes_it_back() {
     world.traffic.load(&world.id, 0, 1);
     world.traffic.busy(&replica, false);
     world.settle().await;
-    assert_eq!(world.traffic.unsealed(), [replica.clone()]);
+    assert_eq!(world.traffic.unsealed(), std::slice::from_ref(&replica));
     assert_eq!(world.running(), [replica]);
 }
 
@@ -263,7 +304,7 @@ async fn a_replica_that_was_ready_and_died_is_restarted_at_once() {
         let now = Instant::now();
         world.platform.kill(&world.id, &running[0]);
         world.settle().await;
-        assert_ne!(world.running(), [replica.clone()]);
+        assert_ne!(world.running(), std::slice::from_ref(&replica));
         let starts = world.platform.starts(&world.id);
         assert_eq!((starts.len(), starts.last()), (round, Some(&now)));
     }
@@ -272,18 +313,28 @@ async fn a_replica_that_was_ready_and_died_is_restarted_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_never_becomes_ready_backs_off_and_clients_are_told_why() {
     let world = World::new().await;
-    world.platform.break_starts(&world.id, Some("no such file: weights.bin"));
+    world
+        .platform
+        .break_starts(&world.id, Some("no such file: weights.bin"));
     let begin = Instant::now();
     world.wake().await.unwrap();
     assert_eq!(world.traffic.failed(), []);
     sleep(Duration::from_millis(100)).await;
     let (backend, error) = world.traffic.failed().remove(0);
     assert_eq!((backend, error.reason), (world.id.clone(), WakeReason::LoadFailed));
-    assert_eq!(&*error.message, "iris: the model can't be loaded: no such file: weights.bin");
+    assert_eq!(
+        &*error.message,
+        "iris: the model can't be loaded: no such file: weights.bin"
+    );
     assert_eq!(world.wake().await.unwrap_err(), error);
     assert_eq!(world.status().reason, Some(reason::LOAD_FAILED));
     world.seconds(10).await;
-    let starts: Vec<_> = world.platform.starts(&world.id).iter().map(|at| (*at - begin).as_millis()).collect();
+    let starts: Vec<_> = world
+        .platform
+        .starts(&world.id)
+        .iter()
+        .map(|at| (*at - begin).as_millis())
+        .collect();
     assert_eq!(starts, [0, 100, 300, 700, 1500, 3100, 6300]);
     world.platform.break_starts(&world.id, None);
     world.seconds(3).await;
@@ -315,9 +366,12 @@ async fn a_changed_model_rolls_over_new_ready_before_old_drains() {
     world.settle().await;
     let running = world.running();
     assert_eq!(running.len(), 2);
-    assert!(world.traffic.sealed().is_empty(), "the old one serves until the new one is ready");
+    assert!(
+        world.traffic.sealed().is_empty(),
+        "the old one serves until the new one is ready"
+    );
     world.all_ready().await;
-    assert_eq!(world.traffic.sealed(), [old.clone()]);
+    assert_eq!(world.traffic.sealed(), std::slice::from_ref(&old));
     assert_eq!(world.running().len(), 1);
     assert!(!world.running().contains(&old));
     assert_ne!(world.status().revision, first);
@@ -370,7 +424,10 @@ async fn a_broken_model_is_reported_at_deployment_and_never_started() {
     assert_eq!((status.ready, status.reason), (false, Some(reason::MODEL_INVALID)));
     let error = world.wake().await.unwrap_err();
     assert_eq!(error.reason, WakeReason::LoadFailed);
-    assert_eq!(&*error.message, "the model can't be loaded: operator Foo is not supported");
+    assert_eq!(
+        &*error.message,
+        "the model can't be loaded: operator Foo is not supported"
+    );
     world.seconds(100).await;
     assert!(world.platform.starts(&world.id).is_empty());
 }
@@ -382,7 +439,10 @@ async fn a_missing_model_is_reported_without_the_hosts_paths_and_mended_when_it_
     world.declare(|_| {});
     world.settle().await;
     assert_eq!(world.status().reason, Some(reason::MODEL_NOT_FOUND));
-    assert_eq!(&*world.wake().await.unwrap_err().message, "the model file iris.onnx does not exist");
+    assert_eq!(
+        &*world.wake().await.unwrap_err().message,
+        "the model file iris.onnx does not exist"
+    );
     world.write_model("v1");
     world.declare(|_| {});
     world.settle().await;
@@ -426,7 +486,7 @@ async fn a_removed_service_drains_and_is_forgotten() {
     world.publish(Vec::new());
     world.settle().await;
     assert!(world.traffic.routes().is_empty());
-    assert_eq!(world.running(), [replica.clone()], "its request goes on");
+    assert_eq!(world.running(), std::slice::from_ref(&replica), "its request goes on");
     assert_eq!(world.wake().await.unwrap_err().reason, WakeReason::UnknownBackend);
     world.traffic.busy(&replica, false);
     world.settle().await;
@@ -443,7 +503,7 @@ async fn a_service_that_is_declared_again_while_it_drains_keeps_its_replica() {
     world.settle().await;
     world.declare(|_| {});
     world.settle().await;
-    assert_eq!(world.traffic.unsealed(), [replica.clone()]);
+    assert_eq!(world.traffic.unsealed(), std::slice::from_ref(&replica));
     assert_eq!(world.running(), [replica]);
 }
 
@@ -486,4 +546,62 @@ async fn shutdown_waits_for_requests_in_flight_but_not_for_ever() {
     assert!(world.platform.running(&world.id).is_empty());
     let error = world.wakes.wake(&world.id).await.unwrap_err();
     assert_eq!(error.reason, WakeReason::PlatformError);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_model_in_another_file_leaves_the_former_revision_to_wake() {
+    let world = World::new().await;
+    let revision = world.status().revision;
+    let other = world.directory.path().join("other.onnx");
+    fs::write(&other, "broken").unwrap();
+    world.declare(|service| service.storage = Storage::Local(other));
+    world.settle().await;
+    assert_eq!(world.status().reason, Some(reason::REVISION_FAILED));
+    world.awake().await;
+    let status = world.status();
+    assert_eq!((status.replicas.ready, status.revision), (1, revision));
+    assert_eq!(
+        status.reason,
+        Some(reason::REVISION_FAILED),
+        "the newest revision is still broken"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_fault_is_told_once_however_often_it_is_looked_at() {
+    let world = World::new().await;
+    let mut changes = world.shared.changes.subscribe();
+    world.write_model("broken");
+    for _ in 0..3 {
+        world.declare(|_| {});
+        world.settle().await;
+    }
+    let told: Vec<_> = std::iter::from_fn(|| changes.try_recv().ok())
+        .filter(|change| change.what.is_problem())
+        .collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(
+        told[0].to_string(),
+        "default/iris: the model can't be served: operator Foo is not supported"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ready_replica_that_stays_silent_is_replaced() {
+    let world = World::new().await;
+    let replica = world.awake().await;
+    world.traffic.load(&world.id, 0, 1);
+    world.traffic.tell_failed(&world.id, &replica);
+    world.seconds(20).await;
+    world.traffic.tell_ready(&world.id, &replica);
+    world.seconds(20).await;
+    assert_eq!(
+        world.running(),
+        std::slice::from_ref(&replica),
+        "it answered again in time"
+    );
+    world.traffic.tell_failed(&world.id, &replica);
+    world.seconds(33).await;
+    assert_ne!(world.running(), std::slice::from_ref(&replica));
+    assert_eq!(world.running().len(), 1);
 }

@@ -18,9 +18,14 @@ pub(crate) struct Lifeline {
 
 impl Lifeline {
     pub(crate) fn new() -> Result<Self, Error> {
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)
-            .map_err(|error| Error::Platform { what: "opening a pipe".to_owned(), source: error.into() })?;
-        Ok(Self { reader, _writer: writer })
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| Error::Platform {
+            what: "opening a pipe".to_owned(),
+            source: error.into(),
+        })?;
+        Ok(Self {
+            reader,
+            _writer: writer,
+        })
     }
 
     /// A child's end.

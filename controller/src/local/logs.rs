@@ -31,7 +31,11 @@ struct Lines {
 
 impl LogRing {
     pub(super) fn new(most_bytes: usize) -> Self {
-        Self { lines: Mutex::default(), most_bytes, followers: broadcast::Sender::new(FOLLOWER_LINES) }
+        Self {
+            lines: Mutex::default(),
+            most_bytes,
+            followers: broadcast::Sender::new(FOLLOWER_LINES),
+        }
     }
 
     /// Adds a line; the oldest ones go past the bound.
@@ -59,7 +63,10 @@ impl LogRing {
 
 fn missed(error: BroadcastStreamRecvError) -> LogLine {
     let BroadcastStreamRecvError::Lagged(lines) = error;
-    LogLine { endpoint: EndpointId::new("-"), text: format!("({lines} lines were missed)") }
+    LogLine {
+        endpoint: EndpointId::new("-"),
+        text: format!("({lines} lines were missed)"),
+    }
 }
 
 /// Copies lines into the ring until the pipe ends. Answers the last error: the last line that starts with `error: `, or
@@ -78,7 +85,10 @@ pub(super) async fn copy(
             last = Some(text.trim().to_owned());
         }
         tracing::debug!(target: "pilotlight::runtime", replica = %endpoint, "{text}");
-        ring.push(LogLine { endpoint: endpoint.clone(), text });
+        ring.push(LogLine {
+            endpoint: endpoint.clone(),
+            text,
+        });
     }
     error.or(last)
 }
@@ -111,7 +121,10 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> LogLine {
-        LogLine { endpoint: EndpointId::new("a"), text: text.to_owned() }
+        LogLine {
+            endpoint: EndpointId::new("a"),
+            text: text.to_owned(),
+        }
     }
 
     async fn texts(stream: impl Stream<Item = LogLine>) -> Vec<String> {

@@ -45,7 +45,8 @@ use crate::{
     workload::probe,
 };
 
-/// Runs replicas as child processes. Cheap to clone; all clones are one platform. Dropping the last clone kills them.
+/// Runs replicas as child processes. Cheap to clone; all clones are one platform. [`Platform::shutdown`] ends them in order;
+/// without it they are killed with the tokio runtime that supervises them, or end by themselves with this process.
 #[derive(Clone)]
 pub struct LocalPlatform {
     inner: Arc<Inner>,
@@ -108,22 +109,42 @@ impl LocalPlatform {
 impl Inner {
     /// Starts one replica, or says why not.
     fn start(self: &Arc<Self>, state: &mut State, id: &BackendId) {
-        let Some(held) = state.workloads.get_mut(id) else { return };
+        let Some(held) = state.workloads.get_mut(id) else {
+            return;
+        };
         let Some(workload) = held.workload.clone() else { return };
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let endpoint = EndpointId::new(format!("{}-{}-{number}", id.as_str().replace('/', "."), workload.revision));
+        let endpoint = EndpointId::new(format!(
+            "{}-{}-{number}",
+            id.as_str().replace('/', "."),
+            workload.revision
+        ));
         match self.listen(&workload, &endpoint) {
             Ok((listener, replica)) => {
                 let end = CancellationToken::new();
-                held.replicas.insert(endpoint, Process { replica: replica.clone(), end: end.clone() });
+                held.replicas.insert(
+                    endpoint,
+                    Process {
+                        replica: replica.clone(),
+                        end: end.clone(),
+                    },
+                );
                 self.processes.send_modify(|processes| *processes += 1);
                 let logs = held.logs.clone();
-                self.runtime.spawn(supervise(self.clone(), workload, replica, listener, logs, end));
+                self.runtime
+                    .spawn(supervise(self.clone(), workload, replica, listener, logs, end));
                 self.outbox.changed(id);
             }
             Err((reason, message)) => {
                 let cause = ExitCause::Refused { reason, message };
-                self.outbox.exited(id, Exit { endpoint, revision: workload.revision, cause });
+                self.outbox.exited(
+                    id,
+                    Exit {
+                        endpoint,
+                        revision: workload.revision,
+                        cause,
+                    },
+                );
             }
         }
     }
@@ -138,8 +159,12 @@ impl Inner {
             );
             return Err((WakeReason::NoCapacity, message));
         }
-        let probe = probe(&workload.runtime.model)
-            .ok_or_else(|| (WakeReason::PlatformError, "the model's name doesn't fit a path".to_owned()))?;
+        let probe = probe(&workload.runtime.model).ok_or_else(|| {
+            (
+                WakeReason::PlatformError,
+                "the model's name doesn't fit a path".to_owned(),
+            )
+        })?;
         let listener = Listener::bind().map_err(|error| process::refusal("opening a loopback listener", &error))?;
         let endpoint = Endpoint {
             id: id.clone(),
@@ -151,7 +176,13 @@ impl Inner {
             state: EndpointState::Starting,
             started: Instant::now(),
         };
-        Ok((listener, Replica { endpoint, revision: workload.revision.clone() }))
+        Ok((
+            listener,
+            Replica {
+                endpoint,
+                revision: workload.revision.clone(),
+            },
+        ))
     }
 
     /// A supervised process is no more.
@@ -170,7 +201,7 @@ impl Inner {
     }
 
     /// Marks a replica as ending and tells its supervisor.
-    fn end(&self, process: &mut Process) {
+    fn end(process: &mut Process) {
         process.replica.endpoint.state = EndpointState::Draining;
         process.end.cancel();
     }
@@ -178,7 +209,8 @@ impl Inner {
     fn replicas(&self, id: &BackendId) -> Vec<Replica> {
         let state = self.state.lock();
         let held = state.workloads.get(id);
-        held.map(|held| held.replicas.values().map(|process| process.replica.clone()).collect()).unwrap_or_default()
+        held.map(|held| held.replicas.values().map(|process| process.replica.clone()).collect())
+            .unwrap_or_default()
     }
 }
 
@@ -212,18 +244,23 @@ impl Platform for LocalPlatform {
 
     fn end(&self, id: &BackendId, replica: &EndpointId) {
         let mut state = self.inner.state.lock();
-        let process = state.workloads.get_mut(id).and_then(|held| held.replicas.get_mut(replica));
+        let process = state
+            .workloads
+            .get_mut(id)
+            .and_then(|held| held.replicas.get_mut(replica));
         if let Some(process) = process {
-            self.inner.end(process);
+            Inner::end(process);
             self.inner.outbox.changed(id);
         }
     }
 
     fn remove(&self, id: &BackendId) {
         let mut state = self.inner.state.lock();
-        let Some(held) = state.workloads.get_mut(id) else { return };
+        let Some(held) = state.workloads.get_mut(id) else {
+            return;
+        };
         held.workload = None;
-        held.replicas.values_mut().for_each(|process| self.inner.end(process));
+        held.replicas.values_mut().for_each(Inner::end);
         if held.replicas.is_empty() {
             state.workloads.remove(id);
         } else {
@@ -234,7 +271,11 @@ impl Platform for LocalPlatform {
     fn next_event(&self) -> BoxFuture<'_, PlatformEvent> {
         async move {
             let (backend, exits) = self.inner.outbox.next().await;
-            PlatformEvent { replicas: self.inner.replicas(&backend), backend, exits }
+            PlatformEvent {
+                replicas: self.inner.replicas(&backend),
+                backend,
+                exits,
+            }
         }
         .boxed()
     }
@@ -252,7 +293,7 @@ impl Platform for LocalPlatform {
             let mut state = self.inner.state.lock();
             state.closed = true;
             for process in state.workloads.values_mut().flat_map(|held| held.replicas.values_mut()) {
-                self.inner.end(process);
+                Inner::end(process);
             }
         }
         async move {

@@ -3,10 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::{
-        fd::OwnedFd,
-        unix::process::CommandExt,
-    },
+    os::{fd::OwnedFd, unix::process::CommandExt},
     process::{Command, Stdio},
 };
 
@@ -35,7 +32,10 @@ impl Listener {
         bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         listen(&socket, BACKLOG)?;
         let listener = TcpListener::from(socket);
-        Ok(Self { address: listener.local_addr()?, socket: listener.into() })
+        Ok(Self {
+            address: listener.local_addr()?,
+            socket: listener.into(),
+        })
     }
 }
 
@@ -49,14 +49,20 @@ pub(crate) fn command(config: &LocalConfig) -> Command {
         }
     }
     // In a group of its own, an interrupt typed at the terminal reaches us alone and we end children in order.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0);
     command
 }
 
 /// Gives descriptors to the child under these numbers; ours are closed when the command is dropped.
 pub(crate) fn map(command: &mut Command, descriptors: Vec<(OwnedFd, i32)>) -> io::Result<()> {
     let mapping = |(parent_fd, child_fd)| FdMapping { parent_fd, child_fd };
-    command.fd_mappings(descriptors.into_iter().map(mapping).collect()).map_err(io::Error::other)?;
+    command
+        .fd_mappings(descriptors.into_iter().map(mapping).collect())
+        .map_err(io::Error::other)?;
     Ok(())
 }
 
@@ -70,7 +76,10 @@ pub(super) fn spawn(
 ) -> io::Result<tokio::process::Child> {
     let mut command = command(config);
     command.args(arguments(spec)).envs(&spec.env).env("LISTEN_FDS", "1");
-    map(&mut command, vec![(listener.socket, LISTEN_FD), (lifeline.reader()?, LIFELINE_FD)])?;
+    map(
+        &mut command,
+        vec![(listener.socket, LISTEN_FD), (lifeline.reader()?, LIFELINE_FD)],
+    )?;
     tokio::process::Command::from(command).kill_on_drop(true).spawn()
 }
 
@@ -121,7 +130,14 @@ mod tests {
     fn spec(change: impl FnOnce(&mut pilotlight_manifests::Service)) -> RuntimeSpec {
         let mut service = service("iris");
         change(&mut service);
-        workload(&service, &Model { path: "/m/iris.onnx".into(), digest: "d".into() }).runtime
+        workload(
+            &service,
+            &Model {
+                path: "/m/iris.onnx".into(),
+                digest: "d".into(),
+            },
+        )
+        .runtime
     }
 
     fn line(spec: &RuntimeSpec) -> String {
@@ -133,7 +149,10 @@ mod tests {
         let expected = "runtime --model iris=/m/iris.onnx --listen-fd 3 --lifeline-fd 4 --max-batch-size 32 \
                         --max-latency-ms 0 --queue-size 1000 --ready-queue-limit 100 --request-timeout-ms 5000 \
                         --drain-delay-ms 0 --device cpu";
-        assert_eq!(line(&spec(|service| service.args = vec!["--device".into(), "cpu".into()])), expected);
+        assert_eq!(
+            line(&spec(|service| service.args = vec!["--device".into(), "cpu".into()])),
+            expected
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One child from its start to its end.
 
-use std::{path::Path, process::ExitStatus, sync::Arc, time::Duration};
+use std::{os::unix::process::ExitStatusExt, path::Path, process::ExitStatus, sync::Arc, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{io::BufReader, process::Child};
@@ -26,7 +26,11 @@ pub(super) async fn supervise(
     end: CancellationToken,
 ) {
     let cause = run(&inner, &workload, &replica, listener, &logs, &end).await;
-    let exit = Exit { endpoint: replica.endpoint.id, revision: replica.revision, cause };
+    let exit = Exit {
+        endpoint: replica.endpoint.id,
+        revision: replica.revision,
+        cause,
+    };
     tracing::debug!(replica = %exit.endpoint, cause = ?exit.cause, "runtime ended");
     inner.ended(&workload.id, exit);
 }
@@ -44,16 +48,31 @@ async fn run(
         Ok(None) => return ExitCause::Ended,
         Err(cause) => return cause,
     };
-    let words = tokio::spawn(last_words(child.stderr.take(), logs.clone(), replica.clone(), inner.config.log_line_bytes));
+    let words = tokio::spawn(last_words(
+        child.stderr.take(),
+        logs.clone(),
+        replica.clone(),
+        inner.config.log_line_bytes,
+    ));
     let (status, ended) = tokio::select! {
         status = child.wait() => (status, false),
         () = end.cancelled() => (terminate(inner, &mut child).await, true),
     };
-    let words = tokio::time::timeout(LAST_WORDS, words).await.ok().and_then(Result::ok).flatten();
+    let words = tokio::time::timeout(LAST_WORDS, words)
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .flatten();
     match status {
         _ if ended => ExitCause::Ended,
-        Ok(status) => ExitCause::Died(describe(status, words.as_deref(), &workload.runtime.path)),
-        Err(error) => ExitCause::Died(format!("its end could not be read: {error}")),
+        Ok(status) => ExitCause::Died {
+            message: describe(status, words.as_deref(), &workload.runtime.path),
+            by_signal: status.signal().is_some(),
+        },
+        Err(error) => ExitCause::Died {
+            message: format!("its end could not be read: {error}"),
+            by_signal: false,
+        },
     }
 }
 

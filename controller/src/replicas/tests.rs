@@ -4,12 +4,18 @@ use pilotlight_activator::{WakeError, WakeReason};
 use proptest::prelude::*;
 
 use super::*;
-use crate::backoff::BackoffPolicy;
+use crate::backoff::{BackoffPolicy, Weight};
 
 const READY: Phase = Phase::Ready;
 const STARTING: Phase = Phase::Starting;
-const SEALED: Phase = Phase::Sealed { ready: true, drained: false };
-const DRAINED: Phase = Phase::Sealed { ready: true, drained: true };
+const SEALED: Phase = Phase::Sealed {
+    ready: true,
+    drained: false,
+};
+const DRAINED: Phase = Phase::Sealed {
+    ready: true,
+    drained: true,
+};
 
 /// Replicas named by their place, older first.
 fn replicas(states: &[(&str, Phase)], epoch: Instant) -> Vec<Observed> {
@@ -28,14 +34,23 @@ fn id(number: usize) -> EndpointId {
 
 fn planned(states: &[(&str, Phase)], desired: u32) -> Vec<Action> {
     let now = Instant::now();
-    plan(&replicas(states, now), desired, &Revision::new("new"), &Backoff::default(), now)
+    plan(
+        &replicas(states, now),
+        desired,
+        &Revision::new("new"),
+        &Backoff::default(),
+        now,
+    )
 }
 
 fn failed(times: u32, now: Instant) -> Backoff {
     let mut backoff = Backoff::default();
     for _ in 0..times {
-        let error = WakeError { reason: WakeReason::LoadFailed, message: "x".into() };
-        backoff.failed(&BackoffPolicy::default(), now, error, false);
+        let error = WakeError {
+            reason: WakeReason::LoadFailed,
+            message: "x".into(),
+        };
+        backoff.failed(&BackoffPolicy::default(), now, error, Weight::Exit);
     }
     backoff
 }
@@ -51,7 +66,10 @@ fn what_is_missing_is_started_at_once() {
 #[test]
 fn a_new_revision_is_ready_before_the_old_one_drains() {
     assert_eq!(planned(&[("old", READY), ("old", READY)], 2), [Action::Start(2)]);
-    assert_eq!(planned(&[("old", READY), ("old", READY), ("new", STARTING), ("new", READY)], 2), [Action::Seal(id(1))]);
+    assert_eq!(
+        planned(&[("old", READY), ("old", READY), ("new", STARTING), ("new", READY)], 2),
+        [Action::Seal(id(1))]
+    );
     let both = [("old", READY), ("old", SEALED), ("new", READY), ("new", READY)];
     assert_eq!(planned(&both, 2), [Action::Seal(id(0))]);
 }
@@ -72,7 +90,10 @@ fn a_sealed_one_is_ended_only_when_it_is_drained() {
 #[test]
 fn a_sealed_one_is_taken_back_before_another_is_started() {
     assert_eq!(planned(&[("new", SEALED)], 1), [Action::Unseal(id(0))]);
-    assert_eq!(planned(&[("new", DRAINED)], 2), [Action::Unseal(id(0)), Action::Start(1)]);
+    assert_eq!(
+        planned(&[("new", DRAINED)], 2),
+        [Action::Unseal(id(0)), Action::Start(1)]
+    );
 }
 
 #[test]
@@ -108,10 +129,18 @@ impl World {
                 for _ in 0..count {
                     let (id, started) = (id(self.next), self.now);
                     self.next += 1;
-                    self.replicas.push(Observed { id, revision: revision.clone(), phase: STARTING, started });
+                    self.replicas.push(Observed {
+                        id,
+                        revision: revision.clone(),
+                        phase: STARTING,
+                        started,
+                    });
                 }
             }
-            Action::Seal(id) => self.set(&id, |phase| Phase::Sealed { ready: phase == READY, drained: false }),
+            Action::Seal(id) => self.set(&id, |phase| Phase::Sealed {
+                ready: phase == READY,
+                drained: false,
+            }),
             Action::Unseal(id) => self.set(&id, |_| READY),
             Action::Stop(id) => self.replicas.retain(|replica| replica.id != id),
             Action::Wait(_) => {}
@@ -119,14 +148,20 @@ impl World {
     }
 
     fn set(&mut self, id: &EndpointId, phase: impl Fn(Phase) -> Phase) {
-        let replica = self.replicas.iter_mut().find(|replica| replica.id == *id).expect("planned for a replica that exists");
+        let replica = self
+            .replicas
+            .iter_mut()
+            .find(|replica| replica.id == *id)
+            .expect("planned for a replica that exists");
         replica.phase = phase(replica.phase);
     }
 
     /// One replica, chosen by a number, gets on with its life.
     fn advance(&mut self, which: usize) {
         let count = self.replicas.len();
-        let Some(replica) = self.replicas.get_mut(which % count.max(1)) else { return };
+        let Some(replica) = self.replicas.get_mut(which % count.max(1)) else {
+            return;
+        };
         replica.phase = match replica.phase {
             Phase::Starting => READY,
             Phase::Sealed { ready, .. } => Phase::Sealed { ready, drained: true },
@@ -147,8 +182,15 @@ fn phases() -> impl Strategy<Value = Phase> {
 fn worlds() -> impl Strategy<Value = World> {
     proptest::collection::vec((prop_oneof!["new", "old", "older"], phases()), 0..12).prop_map(|states| {
         let (now, next) = (Instant::now(), states.len());
-        let states: Vec<_> = states.iter().map(|(revision, phase)| (revision.as_str(), *phase)).collect();
-        World { replicas: replicas(&states, now), next, now }
+        let states: Vec<_> = states
+            .iter()
+            .map(|(revision, phase)| (revision.as_str(), *phase))
+            .collect();
+        World {
+            replicas: replicas(&states, now),
+            next,
+            now,
+        }
     })
 }
 
@@ -160,7 +202,9 @@ proptest! {
         let (revision, backoff) = (Revision::new("new"), Backoff::default());
         for step in 0..200_usize {
             let actions = plan(&world.replicas, desired, &revision, &backoff, world.now);
-            actions.into_iter().for_each(|action| world.act(action));
+            for action in actions {
+                world.act(action);
+            }
             world.advance(step.wrapping_mul(7).wrapping_add(seed as usize));
             world.advance(step);
         }
@@ -175,7 +219,9 @@ proptest! {
         for step in 0..100 {
             let had = world.ready();
             let actions = plan(&world.replicas, desired, &revision, &backoff, world.now);
-            actions.into_iter().for_each(|action| world.act(action));
+            for action in actions {
+                world.act(action);
+            }
             prop_assert!(world.ready() >= had.min(desired as usize));
             world.advance(step);
         }

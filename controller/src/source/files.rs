@@ -17,9 +17,9 @@ use crate::{config::SourceConfig, error::Error};
 pub(super) struct Files {
     directory: Option<PathBuf>,
     empty_grace: Duration,
-    max_files: usize,
-    max_bytes: u64,
-    files: BTreeMap<PathBuf, ManifestFile>,
+    most: usize,
+    most_bytes: u64,
+    known: BTreeMap<PathBuf, ManifestFile>,
     unreadable: Option<(PathBuf, String)>,
 }
 
@@ -40,16 +40,19 @@ impl Files {
         let mut files = Self {
             directory: config.directory.clone(),
             empty_grace: config.empty_grace,
-            max_files: config.max_files,
-            max_bytes: config.max_file_bytes,
-            files: BTreeMap::new(),
+            most: config.max_files,
+            most_bytes: config.max_file_bytes,
+            known: BTreeMap::new(),
             unreadable: None,
         };
         if let Some(directory) = &files.directory {
             list(directory).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => Error::MissingDirectory(directory.clone()),
                 io::ErrorKind::NotADirectory => Error::NotADirectory(directory.clone()),
-                _ => Error::Read { path: directory.clone(), source },
+                _ => Error::Read {
+                    path: directory.clone(),
+                    source,
+                },
             })?;
         }
         files.scan();
@@ -58,7 +61,9 @@ impl Files {
 
     /// Reads what changed. Where the directory itself can't be read, everything stays.
     pub(super) fn scan(&mut self) {
-        let Some(directory) = self.directory.clone() else { return };
+        let Some(directory) = self.directory.clone() else {
+            return;
+        };
         let mut found = match list(&directory) {
             Ok(found) => found,
             Err(error) => {
@@ -66,13 +71,17 @@ impl Files {
                 return;
             }
         };
-        self.unreadable = (found.len() > self.max_files)
-            .then(|| (directory, format!("more than {} manifests; the others are left out", self.max_files)));
-        found.truncate(self.max_files);
-        self.files.retain(|path, _| found.binary_search(path).is_ok());
+        self.unreadable = (found.len() > self.most).then(|| {
+            (
+                directory,
+                format!("more than {} manifests; the others are left out", self.most),
+            )
+        });
+        found.truncate(self.most);
+        self.known.retain(|path, _| found.binary_search(path).is_ok());
         for path in found {
-            let text = read(&path, self.max_bytes);
-            let file = self.files.entry(path.clone()).or_default();
+            let text = read(&path, self.most_bytes);
+            let file = self.known.entry(path.clone()).or_default();
             match text {
                 Ok(text) => file.take(text, &path, self.empty_grace),
                 // Deleted between the listing and the reading: the next scan doesn't list it.
@@ -84,18 +93,24 @@ impl Files {
 
     /// When a file that was emptied has to be looked at again.
     pub(super) fn settles_at(&self) -> Option<Instant> {
-        self.files.values().filter_map(|file| Some(file.emptied? + self.empty_grace)).min()
+        self.known
+            .values()
+            .filter_map(|file| Some(file.emptied? + self.empty_grace))
+            .min()
     }
 
     /// The file that declares this service.
     pub(super) fn declares(&self, key: &str) -> Option<&Path> {
         let declares = |file: &&ManifestFile| file.services.iter().any(|service| service.key() == key);
-        self.files.iter().find(|(_, file)| declares(file)).map(|(path, _)| path.as_path())
+        self.known
+            .iter()
+            .find(|(_, file)| declares(file))
+            .map(|(path, _)| path.as_path())
     }
 
     /// In the order of their names.
     pub(super) fn all(&self) -> impl Iterator<Item = (&PathBuf, &ManifestFile)> {
-        self.files.iter()
+        self.known.iter()
     }
 
     /// Why the directory can't be read, where it can't.
@@ -141,8 +156,12 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        let manifest = path.extension().is_some_and(|kind| ["yaml", "yml", "json"].iter().any(|known| kind == *known));
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let manifest = path
+            .extension()
+            .is_some_and(|kind| ["yaml", "yml", "json"].iter().any(|known| kind == *known));
         if manifest && !hidden && !path.is_dir() {
             found.push(path);
         }

@@ -20,13 +20,17 @@ pub(super) fn merge(files: &Files, store: &Store, before: &Declared, domain: &st
     let at_fault = |file: &Path, line| collisions.iter().any(|fault| fault.file == file && fault.line == line);
     for service in ordered {
         if !at_fault(&service.source.file, service.source.line) {
-            declared.services.insert(service.key().into(), keep_identity(before, service));
+            declared
+                .services
+                .insert(service.key().into(), keep_identity(before, service));
         }
     }
     for (path, file) in files.all() {
         declared.faults.extend(file.faults.iter().cloned());
         declared.warnings.extend(file.warnings.iter().cloned());
-        declared.unreadable.extend(file.unreadable.iter().map(|error| (path.clone(), error.clone())));
+        declared
+            .unreadable
+            .extend(file.unreadable.iter().map(|error| (path.clone(), error.clone())));
     }
     declared.faults.extend(store.faults().iter().cloned());
     declared.faults.extend(collisions);

@@ -29,7 +29,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{files::Files, store::Store, watch::Watch};
-use crate::{config::SourceConfig, error::Error, model::{self, FileStamp}};
+use crate::{
+    config::SourceConfig,
+    error::Error,
+    model::{self, FileStamp},
+};
 
 /// Orders that may wait for the source; one more waits in its caller.
 const COMMANDS: usize = 64;
@@ -102,8 +106,15 @@ pub enum Refusal {
 }
 
 enum Command {
-    Apply { text: String, file: PathBuf, reply: oneshot::Sender<Result<Applied, Refusal>> },
-    Delete { key: String, reply: oneshot::Sender<Result<u64, Refusal>> },
+    Apply {
+        text: String,
+        file: PathBuf,
+        reply: oneshot::Sender<Result<Applied, Refusal>>,
+    },
+    Delete {
+        key: String,
+        reply: oneshot::Sender<Result<u64, Refusal>>,
+    },
 }
 
 /// Gives orders to a running [`Source`]. Cheap to clone.
@@ -124,14 +135,20 @@ impl SourceHandle {
     /// Deletes an applied object; answers the generation without it.
     pub async fn delete(&self, namespace: &str, name: &str) -> Result<u64, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.order(Command::Delete { key: format!("{namespace}/{name}"), reply }).await?;
+        self.order(Command::Delete {
+            key: format!("{namespace}/{name}"),
+            reply,
+        })
+        .await?;
         answer.await.map_err(|_| Refusal::Stopped)?
     }
 
     /// A handle to nothing.
     #[cfg(test)]
     pub(crate) fn detached() -> Self {
-        Self { commands: mpsc::channel(1).0 }
+        Self {
+            commands: mpsc::channel(1).0,
+        }
     }
 
     async fn order(&self, command: Command) -> Result<(), Refusal> {
@@ -237,26 +254,37 @@ impl Source {
         }
         for service in &parsed.services {
             if let Some(file) = self.files.declares(&service.key()) {
-                return Err(Refusal::DeclaredInFile { key: service.key(), file: file.to_owned() });
+                return Err(Refusal::DeclaredInFile {
+                    key: service.key(),
+                    file: file.to_owned(),
+                });
             }
         }
         let faults = self.collisions(&parsed.services);
         if !faults.is_empty() {
             return Err(Refusal::Faults(faults));
         }
-        let mut objects = Vec::new();
-        for service in &parsed.services {
-            let outcome = self.store.keep(service)?;
-            objects.push((service.namespace.clone(), service.name.clone(), outcome));
-        }
-        Ok(Applied { objects, warnings: parsed.warnings, generation: self.publish() })
+        let outcomes = self.store.keep(&parsed.services)?;
+        let objects = parsed.services.into_iter().zip(outcomes);
+        let objects = objects
+            .map(|(service, outcome)| (service.namespace, service.name, outcome))
+            .collect();
+        Ok(Applied {
+            objects,
+            warnings: parsed.warnings,
+            generation: self.publish(),
+        })
     }
 
     /// What is wrong with these services beside those that are declared and stay.
     fn collisions(&self, new: &[Service]) -> Vec<Fault> {
         let declared = self.declared.borrow().clone();
         let replaced = |key: &str| new.iter().any(|service| service.key() == key);
-        let stay = declared.services.iter().filter(|(key, _)| !replaced(key)).map(|(_, service)| (**service).clone());
+        let stay = declared
+            .services
+            .iter()
+            .filter(|(key, _)| !replaced(key))
+            .map(|(_, service)| (**service).clone());
         // Those that stay come first, so that the fault is at the new one.
         let all: Vec<Service> = stay.chain(new.iter().cloned()).collect();
         pilotlight_manifests::check_set(&all, &self.domain)
@@ -264,7 +292,10 @@ impl Source {
 
     fn delete(&mut self, key: &str) -> Result<u64, Refusal> {
         if let Some(file) = self.files.declares(key) {
-            return Err(Refusal::DeclaredInFile { key: key.to_owned(), file: file.to_owned() });
+            return Err(Refusal::DeclaredInFile {
+                key: key.to_owned(),
+                file: file.to_owned(),
+            });
         }
         if !self.store.remove(key)? {
             return Err(Refusal::NotFound(key.to_owned()));
@@ -276,7 +307,11 @@ impl Source {
     fn publish(&mut self) -> u64 {
         let before = self.declared.borrow().clone();
         let mut now = merge::merge(&self.files, &self.store, &before, &self.domain);
-        let models = now.services.values().map(|service| model::stamp(&service.storage)).collect();
+        let models = now
+            .services
+            .values()
+            .map(|service| model::stamp(&service.storage))
+            .collect();
         let models_changed = std::mem::replace(&mut self.models, models) != self.models;
         let same = now.services == before.services
             && now.faults == before.faults
@@ -293,7 +328,10 @@ impl Source {
 
     /// Directories in which a change matters.
     fn watched(&self) -> Vec<PathBuf> {
-        let models = self.models.keys().flat_map(|path| [path.parent().map(Path::to_owned), Some(path.clone())]);
+        let models = self
+            .models
+            .keys()
+            .flat_map(|path| [path.parent().map(Path::to_owned), Some(path.clone())]);
         let mut all: Vec<PathBuf> = self.config.directory.iter().cloned().chain(models.flatten()).collect();
         all.retain(|path| path.is_dir());
         all.sort();

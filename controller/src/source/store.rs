@@ -25,7 +25,12 @@ impl Store {
     /// Reads all objects; a directory that isn't there has none.
     pub(super) fn open(state_directory: &Path) -> Result<Self, Error> {
         let directory = state_directory.join("objects");
-        let mut store = Self { objects: BTreeMap::new(), faults: Vec::new(), unreadable: Vec::new(), directory };
+        let mut store = Self {
+            objects: BTreeMap::new(),
+            faults: Vec::new(),
+            unreadable: Vec::new(),
+            directory,
+        };
         let entries = match fs::read_dir(&store.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(store),
@@ -46,27 +51,44 @@ impl Store {
     fn load(&mut self, text: &str, path: &Path) {
         let parsed = parse(text, path);
         self.faults.extend(parsed.faults);
-        self.objects.extend(parsed.services.into_iter().map(|service| (service.key(), service)));
+        self.objects
+            .extend(parsed.services.into_iter().map(|service| (service.key(), service)));
     }
 
-    /// Keeps an object, its paths made absolute.
-    pub(super) fn keep(&mut self, service: &Service) -> Result<Outcome, Error> {
-        let path = self.path(service);
-        let object = with_absolute_storage(service);
-        let before = self.objects.get(&service.key());
-        if before.is_some_and(|before| before.object == object) {
-            return Ok(Outcome::Unchanged);
+    /// Keeps objects, their paths made absolute: all or, where the disk refuses, none.
+    pub(super) fn keep(&mut self, services: &[Service]) -> Result<Vec<Outcome>, Error> {
+        let mut written: Vec<(PathBuf, String)> = Vec::new();
+        let mut outcomes = Vec::new();
+        for service in services {
+            let (object, before) = (with_absolute_storage(service), self.objects.get(&service.key()));
+            let outcome = match before {
+                Some(before) if before.object == object => Outcome::Unchanged,
+                Some(_) => Outcome::Configured,
+                None => Outcome::Created,
+            };
+            outcomes.push(outcome);
+            if outcome != Outcome::Unchanged {
+                let (path, text) = (self.path(service), format!("{object:#}\n"));
+                let result = write_beside(&path, &text);
+                written.push((path, text));
+                result.inspect_err(|_| forget(&written))?;
+            }
         }
-        let outcome = if before.is_some() { Outcome::Configured } else { Outcome::Created };
-        let text = format!("{object:#}\n");
-        write(&path, &text)?;
-        self.load(&text, &path);
-        Ok(outcome)
+        // A full disk shows while writing; renaming takes no space.
+        for (path, text) in &written {
+            fs::rename(beside(path), path)
+                .map_err(|error| Error::state(path, error))
+                .inspect_err(|_| forget(&written))?;
+            self.load(text, path);
+        }
+        Ok(outcomes)
     }
 
     /// Deletes an object; false where there is none.
     pub(super) fn remove(&mut self, key: &str) -> Result<bool, Error> {
-        let Some(service) = self.objects.get(key) else { return Ok(false) };
+        let Some(service) = self.objects.get(key) else {
+            return Ok(false);
+        };
         let path = self.path(service);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::state(&path, error)),
@@ -93,7 +115,8 @@ impl Store {
 
     /// An underscore is in no name, so two objects never share a file.
     fn path(&self, service: &Service) -> PathBuf {
-        self.directory.join(format!("{}_{}.json", service.namespace, service.name))
+        self.directory
+            .join(format!("{}_{}.json", service.namespace, service.name))
     }
 }
 
@@ -109,18 +132,25 @@ fn with_absolute_storage(service: &Service) -> Value {
     object
 }
 
-/// Writes a file beside and renames it, so that a reader sees the old or the new one.
-fn write(path: &Path, text: &str) -> Result<(), Error> {
+/// Where a new text waits until all are written.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("json.new")
+}
+
+/// Writes the new text beside the old one, so that a reader sees the one or the other.
+fn write_beside(path: &Path, text: &str) -> Result<(), Error> {
     let directory = path.parent().unwrap_or(path);
     fs::create_dir_all(directory).map_err(|error| Error::state(directory, error))?;
-    let beside = path.with_extension("json.new");
-    let written = File::create(&beside).and_then(|mut file| {
+    let written = File::create(beside(path)).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     });
-    written.and_then(|()| fs::rename(&beside, path)).map_err(|error| {
-        // Best effort: what is left over is overwritten by the next one.
-        let _ = fs::remove_file(&beside);
-        Error::state(path, error)
-    })
+    written.map_err(|error| Error::state(path, error))
+}
+
+/// Best effort: what is left over is never read and is overwritten by the next one.
+fn forget(written: &[(PathBuf, String)]) {
+    for (path, _) in written {
+        let _ = fs::remove_file(beside(path));
+    }
 }
