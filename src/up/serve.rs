@@ -86,7 +86,7 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
             checker: Some(Arc::new(Checker::new(CheckConfig::default(), local.clone())?)),
             platform: Arc::new(LocalPlatform::new(local)?),
             source: Source::open(source_config(&args), &args.domain)?,
-            registry: prometheus::Registry::new(),
+            registry: activator.registry(),
         },
     )?;
 
