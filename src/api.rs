@@ -30,6 +30,8 @@ pub(crate) struct Item {
     pub(crate) last_wake_ms: Option<f64>,
     pub(crate) revision: Option<String>,
     pub(crate) source: Source,
+    /// The manifest's document.
+    pub(crate) object: serde_json::Value,
 }
 
 /// Replicas by state.

@@ -7,7 +7,7 @@ use pilotlight_manifests::{self as manifests, Fault};
 use super::{
     Failure,
     files::{self, Manifests},
-    settle::{Outcome, settle},
+    settle::{Outcome, Sent, settle},
 };
 use crate::{
     api::Change,
@@ -51,22 +51,22 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         ));
     }
     let client = Client::new(&args.server)?;
-    let mut changes = Vec::new();
+    let mut sent = Vec::new();
     for text in &texts {
-        changes.extend(apply(&client, text, &warnings, palette).await?);
+        sent.extend(apply(&client, text, &warnings, palette).await?);
     }
     if args.wait == 0 {
         return Ok(());
     }
-    settled(&client, &changes, Duration::from_secs(args.wait.into()), palette).await
+    settled(&client, &sent, Duration::from_secs(args.wait.into()), palette).await
 }
 
 /// Waits for all of what was applied, and tells what can't serve.
-async fn settled(client: &Client, changes: &[Change], limit: Duration, palette: Palette) -> Result<(), Failure> {
+async fn settled(client: &Client, sent: &[Sent], limit: Duration, palette: Palette) -> Result<(), Failure> {
     let mut failed = false;
-    for change in changes {
-        let name = format!("inferenceservice/{}", change.name);
-        match settle(client, change, limit).await? {
+    for sent in sent {
+        let name = format!("inferenceservice/{}", sent.name);
+        match settle(client, sent, limit).await? {
             Outcome::Settled => {}
             Outcome::Pending(what) => {
                 let warning = palette.caution("warning");
@@ -81,8 +81,15 @@ async fn settled(client: &Client, changes: &[Change], limit: Duration, palette: 
     if failed { Err(Failure::Told) } else { Ok(()) }
 }
 
-async fn apply(client: &Client, text: &Manifests, told: &[Fault], palette: Palette) -> Result<Vec<Change>, Failure> {
+async fn apply(client: &Client, text: &Manifests, told: &[Fault], palette: Palette) -> Result<Vec<Sent>, Failure> {
     let absolute = manifests::absolute(&text.text, &text.base);
+    let services = manifests::parse(&absolute, &text.file).services.into_iter();
+    let sent = services.map(|service| Sent {
+        namespace: service.namespace,
+        name: service.name,
+        object: service.object,
+    });
+    let sent: Vec<Sent> = sent.collect();
     let file = text.file.file_name().unwrap_or_default().to_string_lossy();
     match client.apply(absolute, &file, &text.base.display().to_string()).await {
         Ok(applied) => {
@@ -92,7 +99,7 @@ async fn apply(client: &Client, text: &Manifests, told: &[Fault], palette: Palet
             for action in &applied.applied {
                 output::print(line(action))?;
             }
-            Ok(applied.applied)
+            Ok(sent)
         }
         Err(Error::Refused { faults, .. }) if !faults.is_empty() => {
             tell(palette.bad("error"), &named(faults, text));

@@ -4,16 +4,19 @@
 use std::time::Duration;
 
 use reqwest::StatusCode;
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::Failure;
 use crate::{
-    api::{Change, Item},
+    api::Item,
     client::{Client, Error},
 };
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The controller takes up a change within a second.
+const TAKEN: Duration = Duration::from_secs(2);
 
 /// Where an applied service has got to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,30 +46,41 @@ impl Outcome {
     }
 }
 
-/// Looks at the service until it has settled or failed, or `limit` is over.
-pub(crate) async fn settle(client: &Client, change: &Change, limit: Duration) -> Result<Outcome, Failure> {
-    let deadline = Instant::now() + limit;
+/// Something that was applied.
+pub(crate) struct Sent {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// The document as it was sent.
+    pub(crate) object: Value,
+}
+
+/// Looks at the service until it has settled or failed, or `limit` is over. What is said of an older document than the one
+/// sent does not count, unless the new one is not shown within [`TAKEN`].
+pub(crate) async fn settle(client: &Client, sent: &Sent, limit: Duration) -> Result<Outcome, Failure> {
+    let begin = Instant::now();
     loop {
-        let outcome = look(client, change).await?;
-        let over = Instant::now() + PAUSE >= deadline;
-        if over || !matches!(outcome, Outcome::Pending(_)) {
+        let (outcome, current) = look(client, sent).await?;
+        let counts = current || begin.elapsed() > TAKEN;
+        let over = begin.elapsed() + PAUSE >= limit;
+        if over || counts && !matches!(outcome, Outcome::Pending(_)) {
             return Ok(outcome);
         }
         sleep(PAUSE).await;
     }
 }
 
-async fn look(client: &Client, change: &Change) -> Result<Outcome, Failure> {
-    match client.service(&change.namespace, &change.name).await {
+/// What is said of the service, and whether it is said of the document that was sent.
+async fn look(client: &Client, sent: &Sent) -> Result<(Outcome, bool), Failure> {
+    match client.service(&sent.namespace, &sent.name).await {
         Ok(item) => {
             let item: Item = serde_json::from_value(item).unwrap_or_default();
-            Ok(Outcome::of(&item))
+            Ok((Outcome::of(&item), item.object == sent.object))
         }
         // It was taken, and the controller has yet to hear of it.
         Err(Error::Refused {
             status: StatusCode::NOT_FOUND,
             ..
-        }) => Ok(Outcome::Pending("not there yet".to_owned())),
+        }) => Ok((Outcome::Pending("not there yet".to_owned()), false)),
         Err(error) => Err(error.into()),
     }
 }
