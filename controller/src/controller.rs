@@ -26,6 +26,7 @@ use crate::{
     status::StatusSet,
     traffic::Traffic,
     wake::Wakes,
+    workload,
 };
 
 /// What a controller works with.
@@ -69,7 +70,8 @@ pub(crate) struct Shared {
 }
 
 impl Controller {
-    /// Puts the parts together; nothing happens before [`Self::run`]. Fails where a metric's name is taken.
+    /// Puts the parts together and sets the routes, so that a server that starts now knows them; nothing else happens before
+    /// [`Self::run`]. Fails where a metric's name is taken.
     pub fn new(config: Config, parts: Parts) -> Result<Self, Error> {
         let shared = Shared {
             traffic: parts.traffic,
@@ -83,6 +85,11 @@ impl Controller {
             config: Arc::new(config),
         };
         let declared = parts.source.declared();
+        let routes = workload::routes(&declared.borrow(), &shared.config.domain);
+        if let Err(error) = shared.traffic.set_routes(routes) {
+            // The loop says it again to whoever watches changes.
+            tracing::error!(%error, "the routes were refused");
+        }
         Ok(Self {
             shared,
             wakes: parts.wakes,

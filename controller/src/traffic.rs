@@ -83,6 +83,10 @@ impl Traffic for Activator {
         Self::unseal(self, backend, endpoint);
     }
 
+    fn ready(&self, backend: &BackendId) -> Vec<EndpointId> {
+        Self::ready(self, backend)
+    }
+
     fn snapshot(&self) -> Snapshot {
         Self::snapshot(self)
     }

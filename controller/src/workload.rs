@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::{
     model::{Model, sha256},
     platform::{Revision, RuntimeSpec, Workload},
+    source::Declared,
 };
 
 /// Digits of a revision that are shown; 48 bits tell apart more revisions than anyone rolls.
@@ -67,6 +68,15 @@ pub(crate) fn probe(model: &str) -> Option<PathAndQuery> {
 /// The path under which a service is reached whatever its host.
 pub(crate) fn path_prefix(service: &Service) -> String {
     format!("/serving/{}/{}", service.namespace, service.name)
+}
+
+/// The routes of all services.
+pub(crate) fn routes(declared: &Declared, domain: &str) -> Vec<Route> {
+    declared
+        .services
+        .values()
+        .map(|service| route(service, domain))
+        .collect()
 }
 
 /// The route of a service: its hosts, its path and its model's name.

@@ -298,11 +298,7 @@ impl Run {
     }
 
     fn route(&self, declared: &Declared) {
-        let routes = declared
-            .services
-            .values()
-            .map(|service| workload::route(service, &self.shared.config.domain))
-            .collect();
+        let routes = workload::routes(declared, &self.shared.config.domain);
         if let Err(error) = self.shared.traffic.set_routes(routes) {
             tracing::error!(%error, "the routes were refused");
             let _ = self.shared.changes.send(Arc::new(Change {
