@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     hash::{BuildHasher, RandomState},
     io,
     sync::{
@@ -65,6 +66,14 @@ pub(crate) struct Inner {
 #[derive(Clone)]
 pub struct Activator {
     pub(crate) inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Activator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Activator")
+            .field("config", &self.inner.shared.config)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Activator {
@@ -319,6 +328,15 @@ async fn sweep_pools(inner: Weak<Inner>, every: std::time::Duration) {
 pub struct Sealed {
     backend: Arc<Backend>,
     pick: Pick<Arc<Replica>>,
+}
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealed")
+            .field("endpoint", self.endpoint())
+            .field("in_flight", &self.in_flight())
+            .finish()
+    }
 }
 
 impl Sealed {

@@ -11,6 +11,9 @@ pub struct Config {
     pub reporter: ReporterId,
     /// Pause between two probes of a starting endpoint. Default 10 ms.
     pub probe_interval: Duration,
+    /// The pause of an endpoint that has been probed for less than ten intervals is a tenth of that time, down to this.
+    /// Default 1 ms.
+    pub probe_interval_min: Duration,
     /// The pause grows to 1 % of the time an endpoint has been probed, up to this: a replica that needs minutes is not
     /// asked a hundred times a second. Default 100 ms.
     pub probe_interval_max: Duration,
@@ -52,6 +55,7 @@ impl Default for Config {
         Self {
             reporter: ReporterId::new("activator"),
             probe_interval: Duration::from_millis(10),
+            probe_interval_min: Duration::from_millis(1),
             probe_interval_max: Duration::from_millis(100),
             probe_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(1),

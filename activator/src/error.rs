@@ -28,6 +28,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
 
 use crate::{WakeError, WakeReason, body::ProxyBody};
 
@@ -150,7 +151,10 @@ impl Failure {
         let status = self.code.status();
         let mut response = json(
             status,
-            &serde_json::json!({"error": self.message, "code": self.code.as_str()}),
+            &ErrorBody {
+                error: &self.message,
+                code: self.code.as_str(),
+            },
         );
         let headers = response.headers_mut();
         headers.insert(REASON, HeaderValue::from_static(self.code.as_str()));
@@ -167,9 +171,17 @@ impl From<&WakeError> for Failure {
     }
 }
 
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: &'a str,
+    code: &'static str,
+}
+
 /// A JSON answer of our own.
-pub(crate) fn json(status: StatusCode, value: &serde_json::Value) -> Response<ProxyBody> {
-    let mut response = Response::new(ProxyBody::full(Bytes::from(value.to_string())));
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<ProxyBody> {
+    // Text and numbers under constant keys always serialize.
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(ProxyBody::full(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
     response

@@ -143,7 +143,10 @@ impl Exchange {
     ) -> Result<Response<Content>, Failure> {
         let entry = Arc::clone(&self.entry);
         let policy = &entry.route.policy;
-        self.arrival.check_place(policy)?;
+        if let Err(failure) = self.arrival.check_place(policy) {
+            replay::discard(body).await;
+            return Err(failure);
+        }
         if self.call == Call::Other && headers::wants_upgrade(&parts.headers) {
             return self.tunnel(parts, strip).await;
         }

@@ -53,10 +53,13 @@ async fn until_ready(backend: &Backend, replica: &Arc<Replica>) -> Startup {
     }
 }
 
-/// The pause after a probe of an endpoint that has been probed for `elapsed`: at most 1 % of a wake is lost to it.
+/// The pause after a probe of an endpoint that has been probed for `elapsed`. At first a tenth of that time, so that a
+/// replica up in 20 ms is not found out 10 ms late; then the configured interval; at last 1 % of the time so far.
 fn pause(config: &Config, elapsed: Duration) -> Duration {
-    let longest = config.probe_interval_max.max(config.probe_interval);
-    (elapsed / 100).clamp(config.probe_interval, longest)
+    let interval = config.probe_interval;
+    let soon = (elapsed / 10).clamp(config.probe_interval_min.min(interval), interval);
+    let late = (elapsed / 100).min(config.probe_interval_max);
+    soon.max(late)
 }
 
 /// One probe; what the endpoint says of its start if it is ready.
@@ -112,10 +115,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pause_is_short_at_first_and_then_one_percent_of_the_time_so_far() {
+    fn the_pause_grows_with_the_time_so_far() {
         let config = Config::default();
-        assert_eq!(pause(&config, Duration::ZERO), Duration::from_millis(10));
-        assert_eq!(pause(&config, Duration::from_secs(5)), Duration::from_millis(50));
-        assert_eq!(pause(&config, Duration::from_secs(500)), Duration::from_millis(100));
+        for (elapsed, expected) in [(0, 1), (50, 5), (100, 10), (1_000, 10), (5_000, 50), (500_000, 100)] {
+            let pause = pause(&config, Duration::from_millis(elapsed));
+            assert_eq!(pause.as_millis(), expected, "after {elapsed} ms");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Keeps what a replay needs: the request's body while it is small, and a unary answer until it is complete.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, header, request};
@@ -14,6 +14,10 @@ use crate::{
     error::{Code, Failure},
     pool::Wire,
 };
+
+/// Bytes and time that [`discard`] spends on a body.
+const DISCARD_LIMIT: usize = 1 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// A request's body between attempts.
 pub(crate) enum RequestBody {
@@ -94,6 +98,21 @@ pub(crate) fn pass(body: Incoming) -> RequestBody {
         return RequestBody::Kept(Kept::default());
     }
     RequestBody::streamed(VecDeque::new(), body)
+}
+
+/// Reads and drops what a refused client still sends, within bounds: closing a connection with unread data would reset
+/// it, and the client might never see why it was refused.
+pub(crate) async fn discard(mut body: Incoming) {
+    let reading = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = next(&mut body).await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > DISCARD_LIMIT {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DISCARD_TIME, reading).await.ok();
 }
 
 async fn next(body: &mut Incoming) -> Option<Result<http_body::Frame<Bytes>, hyper::Error>> {

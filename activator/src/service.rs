@@ -16,6 +16,7 @@ use crate::{
     exchange::Exchange,
     headers,
     inference::{self, Call},
+    replay,
     server::Client,
 };
 
@@ -40,6 +41,7 @@ pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
         }
         Err(miss) => {
             client.inner.shared.metrics.dropped(miss.code);
+            replay::discard(body).await;
             Failure::new(miss.code, miss.message).response(retry_after)
         }
     }

@@ -11,7 +11,8 @@ use crate::BackendId;
 pub struct BackendCounts {
     /// Requests forwarded and not yet answered to the end.
     pub in_flight: u64,
-    /// Requests held because nothing could serve them.
+    /// Requests that arrived and are not being forwarded: held because nothing could serve them, or with their body
+    /// still being read.
     pub waiting: u64,
     /// Requests that ever arrived; never falls during the reporter's life.
     pub arrivals: u64,

@@ -267,3 +267,17 @@ async fn calls_about_health_neither_wake_nor_count() {
         .await;
     metadata.abort();
 }
+
+#[tokio::test]
+async fn a_refused_client_with_a_large_body_gets_to_read_why() {
+    let stage = Stage::new(RoutePolicy {
+        max_waiting: 0,
+        ..RoutePolicy::default()
+    })
+    .await;
+    for path in ["/v1/models/iris:predict", "/v1/models/nobody:predict"] {
+        let request = stage.request(Method::POST, path, vec![0; 900 << 10]);
+        let answer = stage.send(request).await.unwrap().unwrap();
+        assert!(["waiting-room-full", "unknown-model"].contains(&answer.reason()));
+    }
+}
