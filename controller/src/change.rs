@@ -127,3 +127,28 @@ impl fmt::Display for What {
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_reads_as_one_line() {
+        let change = |what| {
+            Change {
+                service: Some("default/iris".into()),
+                what,
+            }
+            .to_string()
+        };
+        let scaled = What::Scaled {
+            from: 0,
+            to: 1,
+            why: Why::Wake,
+        };
+        assert_eq!(change(scaled), "default/iris: scaling from 0 to 1 (a request waits)");
+        let ready = What::Ready(EndpointId::new("r-1"), Duration::from_micros(15_600));
+        assert_eq!(change(ready), "default/iris: replica r-1 ready after 16 ms");
+        assert!(What::Failing("no room".to_owned()).is_problem() && !What::Asleep.is_problem());
+    }
+}

@@ -70,3 +70,42 @@ impl Pending {
         Some((backend, exits.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pilotlight_activator::EndpointId;
+
+    use super::*;
+    use crate::platform::{ExitCause, Revision};
+
+    fn exit(number: usize) -> Exit {
+        let endpoint = EndpointId::new(number.to_string());
+        Exit {
+            endpoint,
+            revision: Revision::new("r"),
+            cause: ExitCause::Ended,
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_of_one_backend_are_one_event_in_the_order_of_the_first() {
+        let (outbox, a, b) = (Outbox::default(), BackendId::new("a"), BackendId::new("b"));
+        outbox.changed(&a);
+        outbox.exited(&b, exit(1));
+        outbox.exited(&a, exit(2));
+        outbox.changed(&a);
+        assert_eq!(outbox.next().await, (a, vec![exit(2)]));
+        assert_eq!(outbox.next().await, (b, vec![exit(1)]));
+        assert!(outbox.pending.lock().exits.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_ends_that_nobody_takes_are_bounded() {
+        let (outbox, a) = (Outbox::default(), BackendId::new("a"));
+        for number in 0..1000 {
+            outbox.exited(&a, exit(number));
+        }
+        let (_, exits) = outbox.next().await;
+        assert_eq!((exits.len(), exits.last()), (MOST_EXITS, Some(&exit(999))));
+    }
+}

@@ -132,10 +132,34 @@ async fn terminate(inner: &Inner, child: &mut Child) -> std::io::Result<ExitStat
 fn describe(status: ExitStatus, words: Option<&str>, model: &Path) -> String {
     let name = model.file_name().unwrap_or_default().to_string_lossy();
     let path = model.to_string_lossy();
-    let words = words.map(|words| words.replace(&*path, &name));
-    match words {
+    // One that was killed from outside had no last words: its last line is about something else.
+    let killed = [Signal::KILL, Signal::TERM].map(|signal| Some(signal.as_raw()));
+    let words = words.filter(|_| !killed.contains(&status.signal()));
+    match words.map(|words| words.replace(&*path, &name)) {
         Some(words) if status.code().is_some() => words,
         Some(words) => format!("the runtime ended by {status}; its last line: {words}"),
         None => format!("the runtime ended by {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_by_its_error_its_last_line_or_its_signal() {
+        let model = Path::new("/secret/place/m.onnx");
+        let told = |status, words| describe(ExitStatus::from_raw(status), words, model);
+        assert_eq!(
+            told(3 << 8, Some("/secret/place/m.onnx: no operator Foo")),
+            "m.onnx: no operator Foo"
+        );
+        assert_eq!(told(3 << 8, None), "the runtime ended by exit status: 3");
+        assert_eq!(told(9, Some("model ready")), "the runtime ended by signal: 9 (SIGKILL)");
+        let aborted = told(6, Some("memory allocation failed"));
+        assert!(
+            aborted.ends_with("SIGABRT); its last line: memory allocation failed"),
+            "{aborted}"
+        );
     }
 }
