@@ -47,3 +47,12 @@ async fn twenty_models_sleep_and_wake_five_times_side_by_side_and_lose_nothing()
     up.no_process_left(Duration::from_secs(25)).await;
     assert!(processes::alive(up.pid()));
 }
+
+#[tokio::test]
+async fn a_thousand_clients_that_find_a_model_asleep_are_all_answered() {
+    let up = Up::with([Manifest::new("iris", places::example("iris.onnx"))]).await;
+    let ask = Ask::flowers(up.predict_url("iris"));
+    let answers = join_all((0..1000).map(|_| ask.send())).await;
+    let lost: Vec<String> = answers.into_iter().filter_map(Result::err).collect();
+    assert_eq!(lost, Vec::<String>::new());
+}

@@ -2,6 +2,7 @@
 
 use std::{fs, time::Duration};
 
+use futures_util::future::join_all;
 use pilotlight_e2e::{
     Ask, LIMIT, Load, Manifest, Up,
     client::{self, flowers_v1, flowers_v2, output},
@@ -64,6 +65,31 @@ async fn a_manifest_takes_effect_within_a_second_and_others_notice_nothing() {
         added < SECOND && changed < SECOND && removed < SECOND,
         "{added:?} {changed:?} {removed:?}"
     );
+}
+
+#[tokio::test]
+async fn a_service_removed_while_requests_wait_finishes_what_runs_and_tells_the_others() {
+    let slow = Manifest::new("slow", places::fixture("slow.onnx"));
+    let up = Up::with([slow.concurrency(1).max(1).timeout(60)]).await;
+    let url = up.predict_url("slow");
+    let body = client::slow_v1(1.0);
+    let asks = join_all((0..20).map(|_| client::post(&url, &body)));
+    let (replies, ()) = tokio::join!(asks, async {
+        until("one runs", LIMIT, async || !up.runtimes().is_empty()).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        up.remove("slow.yaml");
+    });
+    let (answered, told): (Vec<_>, Vec<_>) = replies.into_iter().partition(|reply| reply.status == 200);
+    assert!(
+        !answered.is_empty() && !told.is_empty(),
+        "{} answered, {} told",
+        answered.len(),
+        told.len()
+    );
+    for reply in told {
+        assert_eq!(reply.error(404), "route-removed");
+    }
+    until("its processes are gone", LIMIT, async || up.runtimes().is_empty()).await;
 }
 
 #[tokio::test]

@@ -121,3 +121,16 @@ async fn the_first_client_that_leaves_before_the_wake_is_over_takes_nobody_with_
     assert_eq!(reply.json(), json!({ "predictions": [[2.0]] }));
     until("nothing is left", LIMIT, async || counts(&up).await == (0, 0)).await;
 }
+
+#[tokio::test]
+async fn a_body_larger_than_what_is_kept_for_replays_is_forwarded_all_the_same() {
+    let up = Up::with([Manifest::new("digits", places::example("digits.onnx")).timeout(60)]).await;
+    let rows = 30_000;
+    let pixels: Vec<u8> = (0..rows * 64).map(|n| (n % 17) as u8).collect();
+    let tensor = json!({ "name": "image", "shape": [rows, 1, 8, 8], "datatype": "FP32", "data": pixels });
+    let body = json!({ "inputs": [tensor] });
+    assert!(body.to_string().len() > 4 << 20, "more than the replay buffer holds");
+    let reply = client::post(&up.infer_url("digits"), &body).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(client::output(&reply.json(), "scores")["shape"], json!([rows, 10]));
+}
