@@ -57,13 +57,18 @@ fn run_cases(cases: &[String], tolerance: (f64, f64)) {
             }
         }
     }
-    println!("{passed} passed, {failed} failed, {unsupported} unsupported of {}", cases.len());
+    println!(
+        "{passed} passed, {failed} failed, {unsupported} unsupported of {}",
+        cases.len()
+    );
 }
 
 fn run_case(case: &Path, tolerance: (f64, f64)) -> Outcome<()> {
     let model = load(&case.join("model.onnx"), &LoadOptions::default()).map_err(|e| match e {
         LoadError::UnsupportedOperator { .. } => format!("unsupported: {e}"),
-        e if e.to_string().contains("not supported") || e.to_string().contains("is no tensor") => format!("unsupported: {e}"),
+        e if e.to_string().contains("not supported") || e.to_string().contains("is no tensor") => {
+            format!("unsupported: {e}")
+        }
         e => e.to_string(),
     })?;
     for set in 0.. {
@@ -98,7 +103,11 @@ fn compare(found: &Tensor, wanted: &Tensor, (rtol, atol): (f64, f64)) -> Outcome
         return Err(format!("shape {:?} instead of {:?}", found.shape(), wanted.shape()));
     }
     let (Some(a), Some(b)) = (doubles(found.data()), doubles(wanted.data())) else {
-        return if found == wanted { Ok(()) } else { Err("other elements".into()) };
+        return if found == wanted {
+            Ok(())
+        } else {
+            Err("other elements".into())
+        };
     };
     let close = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= atol + rtol * b.abs();
     match a.iter().zip(&b).position(|(&a, &b)| !close(a, b)) {
@@ -120,7 +129,11 @@ fn doubles(data: &Data) -> Option<Vec<f64>> {
 /// Zeros of the declared shape, with 1 for every open dimension.
 fn blank(model: &dyn Model) -> Vec<Tensor> {
     let tensor = |info: &pilotlight_engine::TensorInfo| {
-        let dims = info.shape.iter().flatten().map(|d| if let Dim::Fixed(n) = d { *n } else { 1 });
+        let dims = info
+            .shape
+            .iter()
+            .flatten()
+            .map(|d| if let Dim::Fixed(n) = d { *n } else { 1 });
         filled(info.datatype, dims.collect(), &[])
     };
     model.signature().inputs.iter().filter_map(tensor).collect()
@@ -133,7 +146,11 @@ fn filled(datatype: DataType, shape: Vec<usize>, values: &[Value]) -> Option<Ten
     let int = |k: usize| values.get(k).and_then(Value::as_i64).unwrap_or(0);
     let text = |k: usize| Bytes::from(values.get(k).and_then(Value::as_str).unwrap_or_default().to_owned());
     let data = match datatype {
-        DataType::Bool => Data::Bool((0..n).map(|k| values.get(k).and_then(Value::as_bool).unwrap_or(false)).collect()),
+        DataType::Bool => Data::Bool(
+            (0..n)
+                .map(|k| values.get(k).and_then(Value::as_bool).unwrap_or(false))
+                .collect(),
+        ),
         DataType::U8 => Data::U8((0..n).map(|k| int(k) as u8).collect()),
         DataType::I32 => Data::I32((0..n).map(|k| int(k) as i32).collect()),
         DataType::I64 => Data::I64((0..n).map(int).collect()),
@@ -150,10 +167,15 @@ fn run_json(model: &Path, inputs: &Path) -> Outcome<Value> {
     let text = std::fs::read(inputs).map_err(|e| e.to_string())?;
     let given: Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
     let inputs = model.signature().inputs.iter().map(|info| {
-        let entry = given.get(&info.name).ok_or_else(|| format!("input {:?} is missing", info.name))?;
-        let shape = entry["shape"].as_array().map(|s| s.iter().filter_map(Value::as_u64).map(|d| d as usize).collect());
+        let entry = given
+            .get(&info.name)
+            .ok_or_else(|| format!("input {:?} is missing", info.name))?;
+        let shape = entry["shape"]
+            .as_array()
+            .map(|s| s.iter().filter_map(Value::as_u64).map(|d| d as usize).collect());
         let values = entry["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-        filled(info.datatype, shape.unwrap_or_default(), values).ok_or_else(|| format!("input {:?} has another shape or type", info.name))
+        filled(info.datatype, shape.unwrap_or_default(), values)
+            .ok_or_else(|| format!("input {:?} has another shape or type", info.name))
     });
     let outputs = model.run(inputs.collect::<Outcome<_>>()?).map_err(|e| e.to_string())?;
     let outputs = outputs.iter().zip(&model.signature().outputs).map(|(t, info)| {
@@ -164,7 +186,10 @@ fn run_json(model: &Path, inputs: &Path) -> Outcome<Value> {
                 None => each_data!(data, v => v.iter().map(|x| json!(format!("{x:?}"))).collect()),
             },
         };
-        (info.name.clone(), json!({"shape": t.shape(), "datatype": t.datatype().as_str(), "data": data}))
+        (
+            info.name.clone(),
+            json!({"shape": t.shape(), "datatype": t.datatype().as_str(), "data": data}),
+        )
     });
     Ok(Value::Object(outputs.collect()))
 }
@@ -190,5 +215,9 @@ fn time(path: &Path) {
         runs.push(start.elapsed());
     }
     runs.sort_unstable();
-    println!("load {loaded:?}, first run {first:?}, warm run {:?} (median of {})", runs[runs.len() / 2], runs.len());
+    println!(
+        "load {loaded:?}, first run {first:?}, warm run {:?} (median of {})",
+        runs[runs.len() / 2],
+        runs.len()
+    );
 }

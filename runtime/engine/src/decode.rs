@@ -51,7 +51,11 @@ pub(crate) fn tensor(proto: &TensorProto) -> OpResult<Tensor> {
 
 fn from_raw(datatype: DataType, raw: &[u8], count: usize) -> OpResult<Data> {
     fn chunks<const N: usize, T>(raw: &[u8], count: usize, read: fn([u8; N]) -> T) -> OpResult<Vec<T>> {
-        ensure!(count.checked_mul(N) == Some(raw.len()), "it has {} bytes for {count} elements of {N}", raw.len());
+        ensure!(
+            count.checked_mul(N) == Some(raw.len()),
+            "it has {} bytes for {count} elements of {N}",
+            raw.len()
+        );
         Ok(raw.as_chunks::<N>().0.iter().map(|c| read(*c)).collect())
     }
     Ok(match datatype {
@@ -103,7 +107,11 @@ mod tests {
     use super::*;
 
     fn proto(data_type: i32, dims: &[i64]) -> TensorProto {
-        TensorProto { data_type: Some(data_type), dims: dims.to_vec(), ..TensorProto::default() }
+        TensorProto {
+            data_type: Some(data_type),
+            dims: dims.to_vec(),
+            ..TensorProto::default()
+        }
     }
 
     #[test]

@@ -83,7 +83,12 @@ pub(crate) enum DeviceOp {
     /// a, b
     MatMul,
     /// a, b, c?
-    Gemm { alpha: f32, beta: f32, trans_a: bool, trans_b: bool },
+    Gemm {
+        alpha: f32,
+        beta: f32,
+        trans_a: bool,
+        trans_b: bool,
+    },
     /// x, w, b?
     Conv { window: Window, group: usize },
     /// x, w, b?
@@ -91,7 +96,11 @@ pub(crate) enum DeviceOp {
     /// x
     MaxPool { window: Window, kernel: Vec<usize> },
     /// x
-    AveragePool { window: Window, kernel: Vec<usize>, count_pad: bool },
+    AveragePool {
+        window: Window,
+        kernel: Vec<usize>,
+        count_pad: bool,
+    },
     /// x; over all spatial dimensions
     GlobalPool(Reduce),
     /// x, scale, bias, mean, variance
@@ -101,7 +110,12 @@ pub(crate) enum DeviceOp {
     /// x; `flat` takes all dimensions from `axis` on together, as opsets before 13 did
     Softmax { axis: i64, log: bool, flat: bool },
     /// x, axes?; no axes means all of them, or none with `noop`
-    Reduce { kind: Reduce, axes: Option<Vec<i64>>, keep: bool, noop: bool },
+    Reduce {
+        kind: Reduce,
+        axes: Option<Vec<i64>>,
+        keep: bool,
+        noop: bool,
+    },
     /// any number
     Concat { axis: i64 },
     /// x, indices
@@ -156,9 +170,14 @@ impl DeviceOp {
 
 /// Pools of two dimensions with even padding of less than half the kernel, whole windows only.
 fn pool_fits(window: &Window, kernel: &[usize], x: Option<&Operand>) -> bool {
-    let Some(x) = x.filter(|x| x.shape.len() == 4 && kernel.len() == 2) else { return false };
-    let Ok(axes) = window.resolve(&x.shape[2..], kernel) else { return false };
-    axes.iter().all(|a| a.begin == a.end && 2 * a.begin <= a.kernel && a.output == whole_windows(a))
+    let Some(x) = x.filter(|x| x.shape.len() == 4 && kernel.len() == 2) else {
+        return false;
+    };
+    let Ok(axes) = window.resolve(&x.shape[2..], kernel) else {
+        return false;
+    };
+    axes.iter()
+        .all(|a| a.begin == a.end && 2 * a.begin <= a.kernel && a.output == whole_windows(a))
 }
 
 fn whole_windows(a: &Axis) -> usize {
@@ -166,8 +185,12 @@ fn whole_windows(a: &Axis) -> usize {
 }
 
 fn layer_norm_fits(axis: i64, operands: &[Option<Operand>]) -> bool {
-    let [Some(x), Some(scale), rest @ ..] = operands else { return false };
-    let Ok(axis) = shape::axis(axis, x.shape.len()) else { return false };
+    let [Some(x), Some(scale), rest @ ..] = operands else {
+        return false;
+    };
+    let Ok(axis) = shape::axis(axis, x.shape.len()) else {
+        return false;
+    };
     let norm = &x.shape[axis..];
     scale.shape == norm && rest.iter().flatten().all(|b| b.shape == norm)
 }
@@ -181,7 +204,9 @@ pub(crate) fn run<B: Backend>(
     let mut rest = operands.into_iter();
     let mut next = || rest.next().flatten();
     let mut float = || -> OpResult<FloatTensor<B>> {
-        next().ok_or_else(|| Fault("a required input is missing".into()))?.into_float(device)
+        next()
+            .ok_or_else(|| Fault("a required input is missing".into()))?
+            .into_float(device)
     };
     Ok(Value::Float(match op {
         DeviceOp::Unary(f) => unary::<B>(*f, float()?),
@@ -198,7 +223,11 @@ pub(crate) fn run<B: Backend>(
             return Ok(Value::Bool(compare::<B>(*f, a, b)));
         }
         DeviceOp::Where => {
-            let mut next = || rest.next().flatten().ok_or_else(|| Fault("a required input is missing".into()));
+            let mut next = || {
+                rest.next()
+                    .flatten()
+                    .ok_or_else(|| Fault("a required input is missing".into()))
+            };
             select(next()?, next()?, next()?, device)?
         }
         DeviceOp::Clip { min, max } => {
@@ -210,7 +239,12 @@ pub(crate) fn run<B: Backend>(
             clip::<B>(x, bound(min)?, bound(max)?)
         }
         DeviceOp::MatMul => matmul::<B>(float()?, float()?)?,
-        DeviceOp::Gemm { alpha, beta, trans_a, trans_b } => {
+        DeviceOp::Gemm {
+            alpha,
+            beta,
+            trans_a,
+            trans_b,
+        } => {
             let (a, b) = (float()?, float()?);
             let c = next().map(|c| c.into_float(device)).transpose()?;
             gemm::<B>(a, b, c, (*alpha, *beta), (*trans_a, *trans_b))?
@@ -226,7 +260,11 @@ pub(crate) fn run<B: Backend>(
             conv_transpose::<B>(x, w, b, attrs)?
         }
         DeviceOp::MaxPool { window, kernel } => pool::<B>(float()?, window, kernel, None)?,
-        DeviceOp::AveragePool { window, kernel, count_pad } => pool::<B>(float()?, window, kernel, Some(*count_pad))?,
+        DeviceOp::AveragePool {
+            window,
+            kernel,
+            count_pad,
+        } => pool::<B>(float()?, window, kernel, Some(*count_pad))?,
         DeviceOp::GlobalPool(kind) => {
             let x = float()?;
             let dims = x.shape().to_vec();
@@ -255,7 +293,10 @@ pub(crate) fn run<B: Backend>(
             reduce::<B>(x, *kind, given, *keep, *noop)?
         }
         DeviceOp::Concat { axis } => {
-            let parts = rest.flatten().map(|v| v.into_float(device)).collect::<OpResult<Vec<_>>>()?;
+            let parts = rest
+                .flatten()
+                .map(|v| v.into_float(device))
+                .collect::<OpResult<Vec<_>>>()?;
             let shapes: Vec<_> = parts.iter().map(|p| p.shape().to_vec()).collect();
             let axis = concat_axis(&shapes, *axis)?;
             B::float_cat(parts, axis)
@@ -284,7 +325,11 @@ fn scalar(v: impl Into<f64>) -> Scalar {
 }
 
 fn reshape<B: Backend>(t: FloatTensor<B>, to: Vec<usize>) -> FloatTensor<B> {
-    if t.shape().to_vec() == to { t } else { B::float_reshape(t, Shape::from(to)) }
+    if t.shape().to_vec() == to {
+        t
+    } else {
+        B::float_reshape(t, Shape::from(to))
+    }
 }
 
 /// Primitives stretch dimensions of 1 but want equal ranks.
@@ -295,7 +340,10 @@ fn align<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> OpResult<(FloatTen
     }
     shape::broadcast(&sa, &sb)?;
     let rank = sa.len().max(sb.len());
-    Ok((reshape::<B>(a, shape::lead_ones(&sa, rank)), reshape::<B>(b, shape::lead_ones(&sb, rank))))
+    Ok((
+        reshape::<B>(a, shape::lead_ones(&sa, rank)),
+        reshape::<B>(b, shape::lead_ones(&sb, rank)),
+    ))
 }
 
 fn unary<B: Backend>(f: Unary, x: FloatTensor<B>) -> FloatTensor<B> {
@@ -330,11 +378,7 @@ fn arith<B: Backend>(f: Arith, a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTen
     }
 }
 
-fn compare<B: Backend>(
-    f: Compare,
-    a: FloatTensor<B>,
-    b: FloatTensor<B>,
-) -> burn_backend::tensor::BoolTensor<B> {
+fn compare<B: Backend>(f: Compare, a: FloatTensor<B>, b: FloatTensor<B>) -> burn_backend::tensor::BoolTensor<B> {
     let mask = mask_type::<B>();
     match f {
         Compare::Equal => B::float_equal(a, b, mask),
@@ -345,17 +389,18 @@ fn compare<B: Backend>(
     }
 }
 
-fn select<B: Backend>(
-    condition: Value<B>,
-    x: Value<B>,
-    y: Value<B>,
-    device: &Device<B>,
-) -> OpResult<FloatTensor<B>> {
+fn select<B: Backend>(condition: Value<B>, x: Value<B>, y: Value<B>, device: &Device<B>) -> OpResult<FloatTensor<B>> {
     let out = shape::broadcast(&shape::broadcast(&condition.shape(), &x.shape())?, &y.shape())?;
     let to = View::Expand(out);
-    let mask = Value::<B>::Bool(condition.into_bool(device)?).apply(&to)?.into_bool(device)?;
-    let x = Value::<B>::Float(x.into_float(device)?).apply(&to)?.into_float(device)?;
-    let y = Value::<B>::Float(y.into_float(device)?).apply(&to)?.into_float(device)?;
+    let mask = Value::<B>::Bool(condition.into_bool(device)?)
+        .apply(&to)?
+        .into_bool(device)?;
+    let x = Value::<B>::Float(x.into_float(device)?)
+        .apply(&to)?
+        .into_float(device)?;
+    let y = Value::<B>::Float(y.into_float(device)?)
+        .apply(&to)?
+        .into_float(device)?;
     Ok(B::float_mask_where(y, mask, x))
 }
 
@@ -377,7 +422,10 @@ fn matmul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> OpResult<FloatTen
     // A vector becomes a row on the left, a column on the right, and that dimension is dropped afterwards.
     let ma = if sa.len() == 1 { vec![1, sa[0]] } else { sa.clone() };
     let mb = if sb.len() == 1 { vec![sb[0], 1] } else { sb.clone() };
-    ensure!(ma[ma.len() - 1] == mb[mb.len() - 2], "shapes {sa:?} and {sb:?} can't be multiplied");
+    ensure!(
+        ma[ma.len() - 1] == mb[mb.len() - 2],
+        "shapes {sa:?} and {sb:?} can't be multiplied"
+    );
     let mut out = shape::broadcast(&ma[..ma.len() - 2], &mb[..mb.len() - 2])?;
     let rank = ma.len().max(mb.len());
     // One matrix on the right for a whole batch on the left is a single larger product.
@@ -386,7 +434,10 @@ fn matmul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> OpResult<FloatTen
         let flat = ma[..ma.len() - 1].iter().product();
         B::float_matmul(reshape::<B>(a, vec![flat, ma[ma.len() - 1]]), reshape::<B>(b, mb))
     } else {
-        B::float_matmul(reshape::<B>(a, shape::lead_ones(&ma, rank)), reshape::<B>(b, shape::lead_ones(&mb, rank)))
+        B::float_matmul(
+            reshape::<B>(a, shape::lead_ones(&ma, rank)),
+            reshape::<B>(b, shape::lead_ones(&mb, rank)),
+        )
     };
     if sa.len() > 1 {
         out.push(rows);
@@ -404,7 +455,12 @@ fn gemm<B: Backend>(
     (alpha, beta): (f32, f32),
     (trans_a, trans_b): (bool, bool),
 ) -> OpResult<FloatTensor<B>> {
-    ensure!(a.rank() == 2 && b.rank() == 2, "Gemm of ranks {} and {} instead of 2", a.rank(), b.rank());
+    ensure!(
+        a.rank() == 2 && b.rank() == 2,
+        "Gemm of ranks {} and {} instead of 2",
+        a.rank(),
+        b.rank()
+    );
     let a = if trans_a { B::float_swap_dims(a, 0, 1) } else { a };
     let b = if trans_b { B::float_swap_dims(b, 0, 1) } else { b };
     let mut out = matmul::<B>(a, b)?;
@@ -412,15 +468,26 @@ fn gemm<B: Backend>(
         out = B::float_mul_scalar(out, scalar(alpha));
     }
     let Some(c) = c else { return Ok(out) };
-    let c = if beta == 1.0 { c } else { B::float_mul_scalar(c, scalar(beta)) };
+    let c = if beta == 1.0 {
+        c
+    } else {
+        B::float_mul_scalar(c, scalar(beta))
+    };
     let dims = out.shape().to_vec();
-    ensure!(shape::broadcast(&dims, &c.shape())? == dims, "C does not broadcast to {dims:?}");
+    ensure!(
+        shape::broadcast(&dims, &c.shape())? == dims,
+        "C does not broadcast to {dims:?}"
+    );
     let (out, c) = align::<B>(out, c)?;
     Ok(B::float_add(out, c))
 }
 
 /// Pads spatial dimensions where the two sides differ; returns what is left to the primitive.
-fn even_pads<B: Backend>(x: FloatTensor<B>, axes: &[Axis], device: &Device<B>) -> OpResult<(FloatTensor<B>, Vec<usize>)> {
+fn even_pads<B: Backend>(
+    x: FloatTensor<B>,
+    axes: &[Axis],
+    device: &Device<B>,
+) -> OpResult<(FloatTensor<B>, Vec<usize>)> {
     if axes.iter().all(|a| a.begin == a.end) {
         return Ok((x, axes.iter().map(|a| a.begin).collect()));
     }
@@ -439,7 +506,10 @@ fn even_pads<B: Backend>(x: FloatTensor<B>, axes: &[Axis], device: &Device<B>) -
 
 fn check_bias<B: Backend>(bias: Option<&FloatTensor<B>>, channels: usize) -> OpResult<()> {
     let dims = bias.map(|b| b.shape().to_vec());
-    ensure!(dims.as_ref().is_none_or(|d| *d == [channels]), "bias has shape {dims:?} instead of [{channels}]");
+    ensure!(
+        dims.as_ref().is_none_or(|d| *d == [channels]),
+        "bias has shape {dims:?} instead of [{channels}]"
+    );
     Ok(())
 }
 
@@ -457,7 +527,10 @@ fn conv<B: Backend>(
     device: &Device<B>,
 ) -> OpResult<FloatTensor<B>> {
     let (xs, ws) = (x.shape().to_vec(), w.shape().to_vec());
-    ensure!(xs.len() >= 3 && xs.len() == ws.len(), "input of shape {xs:?} with weights of shape {ws:?}");
+    ensure!(
+        xs.len() >= 3 && xs.len() == ws.len(),
+        "input of shape {xs:?} with weights of shape {ws:?}"
+    );
     ensure!(
         ws[1].checked_mul(group) == Some(xs[1]) && ws[0].is_multiple_of(group),
         "{} input channels with weights of shape {ws:?} in {group} groups",
@@ -492,9 +565,16 @@ fn conv_transpose<B: Backend>(
     attrs: &ConvTranspose,
 ) -> OpResult<FloatTensor<B>> {
     let (xs, ws) = (x.shape().to_vec(), w.shape().to_vec());
-    ensure!(xs.len() >= 3 && xs.len() == ws.len(), "input of shape {xs:?} with weights of shape {ws:?}");
+    ensure!(
+        xs.len() >= 3 && xs.len() == ws.len(),
+        "input of shape {xs:?} with weights of shape {ws:?}"
+    );
     let group = attrs.group;
-    ensure!(xs[1] == ws[0] && xs[1].is_multiple_of(group), "{} input channels with weights of shape {ws:?}", xs[1]);
+    ensure!(
+        xs[1] == ws[0] && xs[1].is_multiple_of(group),
+        "{} input channels with weights of shape {ws:?}",
+        xs[1]
+    );
     check_bias::<B>(b.as_ref(), ws[1] * group)?;
     let n = xs.len() - 2;
     let plan = attrs.resolve(&xs[2..], &ws[2..])?;
@@ -503,7 +583,12 @@ fn conv_transpose<B: Backend>(
             let strides = array::<$n>(plan.iter().map(|a| a.stride))?;
             let dilations = array::<$n>(plan.iter().map(|a| a.dilation))?;
             let extra = array::<$n>(plan.iter().map(|a| a.extra))?;
-            B::$f(x, w, b, ConvTransposeOptions::new(strides, [0; $n], extra, dilations, group))
+            B::$f(
+                x,
+                w,
+                b,
+                ConvTransposeOptions::new(strides, [0; $n], extra, dilations, group),
+            )
         }};
     }
     let out = match n {
@@ -517,11 +602,13 @@ fn conv_transpose<B: Backend>(
     for (d, a) in plan.iter().enumerate() {
         slices[2 + d] = Slice::new(a.begin as isize, Some((a.begin + a.output) as isize), 1);
     }
-    Ok(if plan.iter().all(|a| a.begin == 0) && plan.iter().zip(&full[2..]).all(|(a, &f)| a.output == f) {
-        out
-    } else {
-        B::float_slice(out, &slices)
-    })
+    Ok(
+        if plan.iter().all(|a| a.begin == 0) && plan.iter().zip(&full[2..]).all(|(a, &f)| a.output == f) {
+            out
+        } else {
+            B::float_slice(out, &slices)
+        },
+    )
 }
 
 /// One spatial dimension of a transposed convolution: the full result is cut to `output` elements from `begin` on.
@@ -545,7 +632,10 @@ impl ConvTranspose {
                 && (fits(&self.output_shape, n) || self.output_shape.len() == n + 2),
             "attributes do not fit {n} spatial dimensions"
         );
-        let wanted = self.output_shape.get(self.output_shape.len().saturating_sub(n)..).unwrap_or_default();
+        let wanted = self
+            .output_shape
+            .get(self.output_shape.len().saturating_sub(n)..)
+            .unwrap_or_default();
         let mut sizes = Vec::with_capacity(n);
         let plan = (0..n)
             .map(|d| {
@@ -557,12 +647,20 @@ impl ConvTranspose {
                     .checked_mul(stride)
                     .and_then(|v| v.checked_add((kernel[d] - 1).checked_mul(dilation)?))
                     .and_then(|v| v.checked_add(1 + extra));
-                let Some(full) = full else { bail!("the result is too large") };
+                let Some(full) = full else {
+                    bail!("the result is too large")
+                };
+                // A wanted size beyond the full one is reached with more padding at the end.
+                let missing = wanted.get(d).map_or(0, |&want| want.saturating_sub(full));
+                let (extra, full) = (extra + missing, full + missing);
                 let (begin, end) = match (&self.window.padding, wanted.get(d)) {
                     (padding, Some(&want)) => {
-                        ensure!(want <= full, "output_shape {want} where at most {full} is possible");
                         let total = full - want;
-                        if *padding == Padding::SameUpper { (total / 2, total - total / 2) } else { (total - total / 2, total / 2) }
+                        if *padding == Padding::SameUpper {
+                            (total / 2, total - total / 2)
+                        } else {
+                            (total - total / 2, total / 2)
+                        }
                     }
                     (Padding::Explicit(p), None) => {
                         ensure!(fits(p, 2 * n), "pads {p:?} do not fit {n} spatial dimensions");
@@ -570,12 +668,22 @@ impl ConvTranspose {
                     }
                     (same, None) => {
                         let total = full.saturating_sub(input[d] * stride);
-                        if *same == Padding::SameUpper { (total / 2, total - total / 2) } else { (total - total / 2, total / 2) }
+                        if *same == Padding::SameUpper {
+                            (total / 2, total - total / 2)
+                        } else {
+                            (total - total / 2, total / 2)
+                        }
                     }
                 };
                 ensure!(begin + end < full, "pads {begin} and {end} leave nothing of {full}");
                 sizes.push(full);
-                Ok(TransposeAxis { stride, dilation, extra, begin, output: full - begin - end })
+                Ok(TransposeAxis {
+                    stride,
+                    dilation,
+                    extra,
+                    begin,
+                    output: full - begin - end,
+                })
             })
             .collect::<OpResult<Vec<_>>>()?;
         shape::elements(&sizes)?;
@@ -609,7 +717,12 @@ fn batch_norm<B: Backend>(
     let dims = x.shape().to_vec();
     ensure!(dims.len() >= 2, "input of rank {} instead of at least 2", dims.len());
     for p in [&scale, &bias, &mean, &variance] {
-        ensure!(p.shape().to_vec() == [dims[1]], "parameters of shape {:?} for {} channels", p.shape(), dims[1]);
+        ensure!(
+            p.shape().to_vec() == [dims[1]],
+            "parameters of shape {:?} for {} channels",
+            p.shape(),
+            dims[1]
+        );
     }
     let mut channel = vec![1; dims.len()];
     channel[1] = dims[1];
@@ -647,8 +760,18 @@ fn softmax<B: Backend>(x: FloatTensor<B>, axis: i64, log: bool, flat: bool) -> O
     if dims.is_empty() {
         bail!("softmax of a scalar");
     }
-    let f = |x, axis| if log { B::log_softmax(x, axis) } else { B::softmax(x, axis) };
-    let axis = if flat && axis == dims.len() as i64 { dims.len() } else { shape::axis(axis, dims.len())? };
+    let f = |x, axis| {
+        if log {
+            B::log_softmax(x, axis)
+        } else {
+            B::softmax(x, axis)
+        }
+    };
+    let axis = if flat && axis == dims.len() as i64 {
+        dims.len()
+    } else {
+        shape::axis(axis, dims.len())?
+    };
     if flat {
         let (outer, inner) = (dims[..axis].iter().product(), dims[axis..].iter().product());
         return Ok(reshape::<B>(f(reshape::<B>(x, vec![outer, inner]), 1), dims));
@@ -694,7 +817,9 @@ fn reduce<B: Backend>(
 
 /// The axis of a concatenation, once all other dimensions are known to agree.
 pub(crate) fn concat_axis(shapes: &[Vec<usize>], axis: i64) -> OpResult<usize> {
-    let Some(first) = shapes.first() else { bail!("no inputs") };
+    let Some(first) = shapes.first() else {
+        bail!("no inputs")
+    };
     let axis = shape::axis(axis, first.len())?;
     for s in shapes {
         let fits = s.len() == first.len() && s.iter().zip(first).enumerate().all(|(d, (a, b))| d == axis || a == b);
@@ -708,7 +833,10 @@ pub(crate) fn checked_indices(list: &[i64], size: usize) -> OpResult<Vec<i64>> {
     let size = size as i64;
     list.iter()
         .map(|&i| {
-            ensure!(i >= -size && i < size, "index {i} is out of range for a dimension of {size}");
+            ensure!(
+                i >= -size && i < size,
+                "index {i} is out of range for a dimension of {size}"
+            );
             Ok(if i < 0 { i + size } else { i })
         })
         .collect()

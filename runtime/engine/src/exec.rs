@@ -47,13 +47,23 @@ impl<B: Backend> Executor<B> {
         let constants = constants.into_iter().enumerate().map(|(id, tensor)| {
             let Some(tensor) = tensor else { return Ok(None) };
             if host_reads[id] || !is_float(tensor.datatype()) || tensor.data().len() <= SMALL {
-                return Ok(Some(Constant { host: Some(tensor), device: OnceLock::new() }));
+                return Ok(Some(Constant {
+                    host: Some(tensor),
+                    device: OnceLock::new(),
+                }));
             }
             let uploaded = Value::Float(Value::<B>::Host(tensor).into_float(&device)?);
-            Ok(Some(Constant { host: None, device: OnceLock::from(uploaded) }))
+            Ok(Some(Constant {
+                host: None,
+                device: OnceLock::from(uploaded),
+            }))
         });
         let constants = constants.collect::<OpResult<_>>()?;
-        Ok(Self { plan, constants, device })
+        Ok(Self {
+            plan,
+            constants,
+            device,
+        })
     }
 
     fn execute(&self, inputs: Vec<Tensor>, at: &Cell<usize>) -> Result<Vec<Tensor>, Fault> {
@@ -77,8 +87,10 @@ impl<B: Backend> Executor<B> {
         at.set(usize::MAX);
         let outputs = self.plan.outputs.iter().map(|&id| {
             let value = match &self.constants[id] {
-                Some(c) => self.on_host(c)?,
-                None => values[id].clone().ok_or_else(|| Fault("an output was not computed".into()))?,
+                Some(c) => Self::on_host(c)?,
+                None => values[id]
+                    .clone()
+                    .ok_or_else(|| Fault("an output was not computed".into()))?,
             };
             Ok(value)
         });
@@ -118,7 +130,10 @@ impl<B: Backend> Executor<B> {
 
     fn host_step(&self, op: &dyn HostOp, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
         let inputs = self.host_inputs(&step.inputs, values)?;
-        Ok(host::run(op, &Inputs(&inputs))?.into_iter().map(|t| Value::Host(Arc::new(t))).collect())
+        Ok(host::run(op, &Inputs(&inputs))?
+            .into_iter()
+            .map(|t| Value::Host(Arc::new(t)))
+            .collect())
     }
 
     fn view_step(&self, op: &dyn ViewOp, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
@@ -127,10 +142,10 @@ impl<B: Backend> Executor<B> {
         let rest = self.host_inputs(&step.inputs[1..], values)?;
         let value = self.take(first, values, false)?;
         let views = op.views(&value.shape(), &Inputs(&rest))?;
-        let apply = |moves: Vec<_>| moves.iter().try_fold(value.clone(), |v, m| v.apply(m));
+        let apply = |moves: Vec<_>| moves.iter().try_fold(value.clone(), Value::apply);
         if views.len() == 1 {
             // The common case, without a second owner of the buffer.
-            return Ok(vec![views[0].iter().try_fold(value, |v, m| v.apply(m))?]);
+            return Ok(vec![views[0].iter().try_fold(value, Value::apply)?]);
         }
         views.into_iter().map(apply).collect()
     }
@@ -154,7 +169,10 @@ impl<B: Backend> Executor<B> {
             let value = match &self.constants[o.value] {
                 Some(Constant { host: Some(t), .. }) => {
                     elements = elements.saturating_add(t.data().len());
-                    return Some(Operand { datatype: t.datatype(), shape: t.shape().to_vec() });
+                    return Some(Operand {
+                        datatype: t.datatype(),
+                        shape: t.shape().to_vec(),
+                    });
                 }
                 Some(c) => c.device.get()?,
                 None => values[o.value].as_ref()?,
@@ -162,7 +180,10 @@ impl<B: Backend> Executor<B> {
             on_device |= value.on_device();
             let shape = value.shape();
             elements = elements.saturating_add(shape.iter().product());
-            Some(Operand { datatype: value.datatype(), shape })
+            Some(Operand {
+                datatype: value.datatype(),
+                shape,
+            })
         };
         let operands: Vec<_> = step.inputs.iter().map(|o| o.and_then(&mut look)).collect();
         (on_device || elements > SMALL) && op.accepts(&operands)
@@ -178,7 +199,7 @@ impl<B: Backend> Executor<B> {
         let missing = || Fault("an input was not computed".into());
         match &self.constants[operand.value] {
             Some(c) if for_device => self.on_device(c),
-            Some(c) => self.on_host(c),
+            Some(c) => Self::on_host(c),
             None if operand.last => values[operand.value].take().ok_or_else(missing),
             None => values[operand.value].clone().ok_or_else(missing),
         }
@@ -188,7 +209,9 @@ impl<B: Backend> Executor<B> {
         if let Some(value) = constant.device.get() {
             return Ok(value.clone());
         }
-        let Some(tensor) = constant.host.clone() else { return Err(Fault("a constant is gone".into())) };
+        let Some(tensor) = constant.host.clone() else {
+            return Err(Fault("a constant is gone".into()));
+        };
         if !is_float(tensor.datatype()) {
             return Ok(Value::Host(tensor));
         }
@@ -196,7 +219,7 @@ impl<B: Backend> Executor<B> {
         Ok(constant.device.get_or_init(|| uploaded).clone())
     }
 
-    fn on_host(&self, constant: &Constant<B>) -> OpResult<Value<B>> {
+    fn on_host(constant: &Constant<B>) -> OpResult<Value<B>> {
         match (&constant.host, constant.device.get()) {
             (Some(t), _) => Ok(Value::Host(t.clone())),
             (None, Some(value)) => Ok(value.clone()),
@@ -208,12 +231,24 @@ impl<B: Backend> Executor<B> {
         let infos = &self.plan.signature.inputs;
         if inputs.len() != infos.len() {
             let reason = format!("the model takes {} inputs and {} are given", infos.len(), inputs.len());
-            return Err(RunError::Input { name: String::new(), reason });
+            return Err(RunError::Input {
+                name: String::new(),
+                reason,
+            });
         }
         for (tensor, info) in inputs.iter().zip(infos) {
-            let error = |reason| Err(RunError::Input { name: info.name.clone(), reason });
+            let error = |reason| {
+                Err(RunError::Input {
+                    name: info.name.clone(),
+                    reason,
+                })
+            };
             if tensor.datatype() != info.datatype {
-                return error(format!("it has type {} where {} is needed", tensor.datatype(), info.datatype));
+                return error(format!(
+                    "it has type {} where {} is needed",
+                    tensor.datatype(),
+                    info.datatype
+                ));
             }
             let Some(dims) = &info.shape else { continue };
             let fits = |(d, &size): (&crate::Dim, &usize)| !matches!(d, crate::Dim::Fixed(want) if *want != size);
@@ -248,5 +283,6 @@ impl<B: Backend> Model for Executor<B> {
 
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
 }

@@ -70,11 +70,16 @@ pub(crate) fn read(model: &ModelProto) -> Result<Graph, LoadError> {
         let name = t.name.as_deref().unwrap_or_default();
         let tensor = decode::tensor(t).map_err(|e| invalid(format!("initialiser {name:?}: {e}")))?;
         if name.is_empty() || define(name, &mut constants, Some(Arc::new(tensor))).is_none() {
-            return Err(invalid(format!("initialiser {name:?} has no name or one that is taken")));
+            return Err(invalid(format!(
+                "initialiser {name:?} has no name or one that is taken"
+            )));
         }
     }
-    let initialisers: std::collections::HashSet<_> =
-        graph.initializer.iter().map(|t| t.name.as_deref().unwrap_or_default()).collect();
+    let initialisers: std::collections::HashSet<_> = graph
+        .initializer
+        .iter()
+        .map(|t| t.name.as_deref().unwrap_or_default())
+        .collect();
     let mut inputs = Vec::new();
     for i in &graph.input {
         let name = i.name.as_deref().unwrap_or_default();
@@ -106,13 +111,29 @@ pub(crate) fn read(model: &ModelProto) -> Result<Graph, LoadError> {
             outputs.push(Some(id));
         }
         let op = n.op_type.clone().unwrap_or_default();
-        nodes.push(Node { name: label(n).to_owned(), op, inputs: reads, outputs, kernel, role });
+        nodes.push(Node {
+            name: label(n).to_owned(),
+            op,
+            inputs: reads,
+            outputs,
+            kernel,
+            role,
+        });
     }
-    let outputs = graph.output.iter().map(|o| output(o, &names)).collect::<Result<Vec<_>, _>>()?;
+    let outputs = graph
+        .output
+        .iter()
+        .map(|o| output(o, &names))
+        .collect::<Result<Vec<_>, _>>()?;
     if outputs.is_empty() {
         return Err(invalid("its graph has no outputs"));
     }
-    Ok(Graph { nodes, constants, inputs, outputs })
+    Ok(Graph {
+        nodes,
+        constants,
+        inputs,
+        outputs,
+    })
 }
 
 /// A node's name, or its first output where it has none.
@@ -142,7 +163,9 @@ fn opsets(model: &ModelProto) -> Result<HashMap<&str, i64>, LoadError> {
             _ => i64::MAX,
         };
         if version < 1 || version > newest {
-            return Err(invalid(format!("opset {version} of domain {domain:?} is not known; 1 to {newest} are")));
+            return Err(invalid(format!(
+                "opset {version} of domain {domain:?} is not known; 1 to {newest} are"
+            )));
         }
         if out.insert(domain, version).is_some_and(|v| v != version) {
             return Err(invalid(format!("domain {domain:?} is imported in two versions")));
@@ -153,7 +176,11 @@ fn opsets(model: &ModelProto) -> Result<HashMap<&str, i64>, LoadError> {
 
 /// For each value the node that makes it, to tell a cycle or a wrong order from an unknown name.
 fn producers(graph: &GraphProto) -> HashMap<&str, &str> {
-    graph.node.iter().flat_map(|n| n.output.iter().map(move |o| (o.as_str(), label(n)))).collect()
+    graph
+        .node
+        .iter()
+        .flat_map(|n| n.output.iter().map(move |o| (o.as_str(), label(n))))
+        .collect()
 }
 
 fn resolve_inputs(
@@ -205,9 +232,9 @@ fn role(domain: &str, spec: &Spec<'_>) -> crate::fault::OpResult<Role> {
         // With a mask output, or in training, it is no plain identity.
         (registry::ONNX, "Dropout") if !spec.has_output(1) && !spec.has_input(2) => Role::Identity,
         (registry::ONNX, "Conv") => Role::Conv,
-        (registry::ONNX, "BatchNormalization") if spec.outputs.len() == 1 => {
-            Role::BatchNorm { epsilon: spec.float("epsilon", 1e-5)? }
-        }
+        (registry::ONNX, "BatchNormalization") if spec.outputs.len() == 1 => Role::BatchNorm {
+            epsilon: spec.float("epsilon", 1e-5)?,
+        },
         (ML, "ZipMap") => Role::ZipMap(crate::ops::ml::labels(spec)?),
         _ => Role::Plain,
     })
@@ -215,7 +242,12 @@ fn role(domain: &str, spec: &Spec<'_>) -> crate::fault::OpResult<Role> {
 
 fn input_info(v: &ValueInfoProto) -> Result<TensorInfo, LoadError> {
     let name = v.name.clone().unwrap_or_default();
-    match v.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.elem_type) {
+    match v
+        .r#type
+        .as_ref()
+        .and_then(|t| t.tensor_type.as_ref())
+        .and_then(|t| t.elem_type)
+    {
         Some(_) => info(v),
         None => Err(invalid(format!("input {name:?} is no tensor"))),
     }
@@ -243,7 +275,12 @@ fn info(v: &ValueInfoProto) -> Result<TensorInfo, LoadError> {
             })
             .collect()
     });
-    Ok(TensorInfo { name, datatype, shape, labels: None })
+    Ok(TensorInfo {
+        name,
+        datatype,
+        shape,
+        labels: None,
+    })
 }
 
 fn is_map_sequence(t: &TypeProto) -> bool {

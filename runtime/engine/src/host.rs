@@ -138,7 +138,11 @@ pub(crate) use {floats, numbers};
 pub(crate) fn typed<T: Element>(t: &Tensor) -> OpResult<&[T]> {
     match T::slice(t.data()) {
         Some(v) => Ok(v),
-        None => bail!("element type {} where {} is needed", t.datatype(), T::wrap(Vec::new()).datatype()),
+        None => bail!(
+            "element type {} where {} is needed",
+            t.datatype(),
+            T::wrap(Vec::new()).datatype()
+        ),
     }
 }
 
@@ -193,14 +197,22 @@ pub(crate) fn empty(datatype: DataType) -> Tensor {
 
 /// Runs an operator written for `f32` on half floats: widened before, rounded after, as one operation.
 pub(crate) fn run(op: &dyn HostOp, inputs: &Inputs<'_>) -> OpResult<Vec<Tensor>> {
-    let half = inputs.0.iter().flatten().map(|t| t.datatype()).find(|t| matches!(t, DataType::F16 | DataType::BF16));
+    let half = inputs
+        .0
+        .iter()
+        .flatten()
+        .map(|t| t.datatype())
+        .find(|t| matches!(t, DataType::F16 | DataType::BF16));
     let Some(half) = half else { return op.run(inputs) };
     // Operators that only move elements take them as they are.
     if let Ok(outputs) = op.run(inputs) {
         return Ok(outputs);
     }
-    let wide: Vec<_> =
-        inputs.0.iter().map(|t| t.as_ref().map(|t| widen(t).map_or_else(|| t.clone(), Arc::new))).collect();
+    let wide: Vec<_> = inputs
+        .0
+        .iter()
+        .map(|t| t.as_ref().map(|t| widen(t).map_or_else(|| t.clone(), Arc::new)))
+        .collect();
     Ok(op.run(&Inputs(&wide))?.into_iter().map(|t| narrow(t, half)).collect())
 }
 
@@ -229,7 +241,10 @@ pub(crate) fn zip<A: Copy, B: Copy, U>(
     if let [x] = *a {
         return Ok((out, b.iter().map(|&y| f(x, y)).collect()));
     }
-    let (sa, sb) = (shape::broadcast_strides(a_shape, &out), shape::broadcast_strides(b_shape, &out));
+    let (sa, sb) = (
+        shape::broadcast_strides(a_shape, &out),
+        shape::broadcast_strides(b_shape, &out),
+    );
     let mut result = Vec::with_capacity(n);
     rows(&out, [&sa, &sb], |[pa, pb], [ia, ib], len| {
         result.extend((0..len).map(|k| f(a[pa + k * ia], b[pb + k * ib])));
@@ -243,7 +258,9 @@ pub(crate) fn rows<const N: usize>(
     strides: [&[usize]; N],
     mut row: impl FnMut([usize; N], [usize; N], usize),
 ) {
-    let Some((&len, lead)) = out.split_last() else { return row([0; N], [0; N], 1) };
+    let Some((&len, lead)) = out.split_last() else {
+        return row([0; N], [0; N], 1);
+    };
     if out.contains(&0) {
         return;
     }
@@ -292,11 +309,17 @@ pub(crate) fn apply(t: Arc<Tensor>, view: &View) -> OpResult<Arc<Tensor>> {
             let (_, data) = Arc::try_unwrap(t).unwrap_or_else(|t| (*t).clone()).into_parts();
             return Ok(Arc::new(tensor(to.clone(), data)?));
         }
-        View::Permute(perm) => {
-            (perm.iter().map(|&p| t.shape()[p]).collect(), 0, perm.iter().map(|&p| own[p]).collect::<Vec<_>>())
-        }
+        View::Permute(perm) => (
+            perm.iter().map(|&p| t.shape()[p]).collect(),
+            0,
+            perm.iter().map(|&p| own[p]).collect::<Vec<_>>(),
+        ),
         View::Slice(ranges) => {
-            if ranges.iter().zip(t.shape()).all(|(r, &d)| r.start == 0 && r.step == 1 && r.len == d) {
+            if ranges
+                .iter()
+                .zip(t.shape())
+                .all(|(r, &d)| r.start == 0 && r.step == 1 && r.len == d)
+            {
                 return Ok(t);
             }
             let offset = ranges.iter().zip(&own).map(|(r, s)| r.start as isize * s).sum();
@@ -335,7 +358,18 @@ mod tests {
         let t = ints(&[2, 3], &[1, 2, 3, 4, 5, 6]);
         let p = apply(t.clone(), &View::Permute(vec![1, 0])).unwrap();
         assert_eq!(*p, *ints(&[3, 2], &[1, 4, 2, 5, 3, 6]));
-        let back = View::Slice(vec![Range { start: 1, len: 1, step: 1 }, Range { start: 2, len: 2, step: -2 }]);
+        let back = View::Slice(vec![
+            Range {
+                start: 1,
+                len: 1,
+                step: 1,
+            },
+            Range {
+                start: 2,
+                len: 2,
+                step: -2,
+            },
+        ]);
         assert_eq!(*apply(t, &back).unwrap(), *ints(&[1, 2], &[6, 4]));
         let e = apply(ints(&[2, 1], &[7, 8]), &View::Expand(vec![2, 2, 2])).unwrap();
         assert_eq!(*e, *ints(&[2, 2, 2], &[7, 7, 8, 8, 7, 7, 8, 8]));

@@ -61,9 +61,15 @@ pub(crate) type ShapeOp = Box<dyn Fn(&[usize]) -> Data + Send + Sync>;
 pub(crate) enum Kernel {
     Host(Box<dyn HostOp>),
     /// The result is a scalar, or else a list.
-    Shape { scalar: bool, op: ShapeOp },
+    Shape {
+        scalar: bool,
+        op: ShapeOp,
+    },
     View(Box<dyn ViewOp>),
-    Device { op: DeviceOp, host: Option<Box<dyn HostOp>> },
+    Device {
+        op: DeviceOp,
+        host: Option<Box<dyn HostOp>>,
+    },
 }
 
 impl Kernel {
@@ -71,14 +77,15 @@ impl Kernel {
         Self::Host(Box::new(op))
     }
 
-    pub(crate) fn view(
-        op: impl Fn(&[usize], &Inputs<'_>) -> OpResult<Vec<Vec<View>>> + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn view(op: impl Fn(&[usize], &Inputs<'_>) -> OpResult<Vec<Vec<View>>> + Send + Sync + 'static) -> Self {
         Self::View(Box::new(op))
     }
 
     pub(crate) fn shape(op: impl Fn(&[usize]) -> Data + Send + Sync + 'static) -> Self {
-        Self::Shape { scalar: false, op: Box::new(op) }
+        Self::Shape {
+            scalar: false,
+            op: Box::new(op),
+        }
     }
 
     pub(crate) fn device(op: DeviceOp) -> Self {
@@ -89,7 +96,10 @@ impl Kernel {
         op: DeviceOp,
         host: impl Fn(&Inputs<'_>) -> OpResult<Vec<Tensor>> + Send + Sync + 'static,
     ) -> Self {
-        Self::Device { op, host: Some(Box::new(host)) }
+        Self::Device {
+            op,
+            host: Some(Box::new(host)),
+        }
     }
 }
 

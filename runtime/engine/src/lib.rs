@@ -3,6 +3,14 @@
 //! `onnx` reads the file into a `Graph` that is checked as hostile input; `plan` turns the graph into steps (constant
 //! folding, liveness); `exec` runs the steps on a Burn backend, one operator family per file under `ops`.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cloned_ref_to_slice_refs,
+        reason = "tests list their inputs alike, one or many"
+    )
+)]
+
 pub mod error;
 pub mod onnx;
 pub mod tensor;

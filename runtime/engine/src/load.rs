@@ -35,8 +35,10 @@ pub enum Device {
 /// A `LoadError` names the node, tensor or operator at fault. Nothing in a file makes this panic or take memory out of
 /// proportion to the file's size.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Model>, LoadError> {
-    let bytes = std::fs::read(path)
-        .map_err(|e| LoadError::Read { path: path.display().to_string(), reason: e.to_string() })?;
+    let bytes = std::fs::read(path).map_err(|e| LoadError::Read {
+        path: path.display().to_string(),
+        reason: e.to_string(),
+    })?;
     load_bytes(Bytes::from(bytes), options)
 }
 

@@ -3,7 +3,10 @@
 //! Only what the engine reads is declared; prost skips the rest. Payloads are `Bytes`, so that decoding from a `Bytes`
 //! shares the file's buffer instead of copying the weights. ONNX is proto2: repeated scalars are written unpacked, since
 //! some readers refuse the packed form (prost reads both). Names are those of `onnx.proto`.
-#![allow(missing_docs, reason = "fields and messages carry the names of onnx.proto, which documents them")]
+#![allow(
+    missing_docs,
+    reason = "fields and messages carry the names of onnx.proto, which documents them"
+)]
 
 use bytes::Bytes;
 use prost::Message;

@@ -53,13 +53,27 @@ pub(crate) fn plan(mut graph: Graph) -> Result<Plan, LoadError> {
         .map(|(n, last)| Step {
             name: n.name,
             op: n.op,
-            inputs: n.inputs.iter().zip(last).map(|(i, last)| i.map(|value| Operand { value, last })).collect(),
+            inputs: n
+                .inputs
+                .iter()
+                .zip(last)
+                .map(|(i, last)| i.map(|value| Operand { value, last }))
+                .collect(),
             outputs: n.outputs,
             kernel: n.kernel,
         })
         .collect();
-    let signature = Signature { inputs: input_infos, outputs: output_infos };
-    Ok(Plan { steps, constants: graph.constants, inputs, outputs, signature })
+    let signature = Signature {
+        inputs: input_infos,
+        outputs: output_infos,
+    };
+    Ok(Plan {
+        steps,
+        constants: graph.constants,
+        inputs,
+        outputs,
+        signature,
+    })
 }
 
 /// Makes every reader of `from` read `to` instead.

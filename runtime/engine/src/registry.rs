@@ -44,7 +44,11 @@ pub(crate) fn lookup(domain: &str, op: &str, opset: i64) -> Option<&'static Entr
         MICROSOFT => ops::MICROSOFT,
         _ => return None,
     };
-    tables.iter().flat_map(|t| t.iter()).filter(|e| e.op == op && e.since <= opset).max_by_key(|e| e.since)
+    tables
+        .iter()
+        .flat_map(|t| t.iter())
+        .filter(|e| e.op == op && e.since <= opset)
+        .max_by_key(|e| e.since)
 }
 
 #[cfg(test)]

@@ -29,15 +29,25 @@ pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
 /// A possibly negative axis as an index below `rank`.
 pub(crate) fn axis(axis: i64, rank: usize) -> OpResult<usize> {
     let rank_i = rank as i64;
-    ensure!(axis >= -rank_i && axis < rank_i, "axis {axis} is out of range for rank {rank}");
-    Ok(if axis < 0 { (axis + rank_i) as usize } else { axis as usize })
+    ensure!(
+        axis >= -rank_i && axis < rank_i,
+        "axis {axis} is out of range for rank {rank}"
+    );
+    Ok(if axis < 0 {
+        (axis + rank_i) as usize
+    } else {
+        axis as usize
+    })
 }
 
 /// Possibly negative axes as sorted, distinct indices.
 pub(crate) fn axes(list: &[i64], rank: usize) -> OpResult<Vec<usize>> {
     let mut out = list.iter().map(|&a| axis(a, rank)).collect::<OpResult<Vec<_>>>()?;
     out.sort_unstable();
-    ensure!(out.windows(2).all(|w| w[0] != w[1]), "axes {list:?} name one axis twice");
+    ensure!(
+        out.windows(2).all(|w| w[0] != w[1]),
+        "axes {list:?} name one axis twice"
+    );
     Ok(out)
 }
 
@@ -66,7 +76,15 @@ pub(crate) fn broadcast(a: &[usize], b: &[usize]) -> OpResult<Vec<usize>> {
 pub(crate) fn broadcast_strides(from: &[usize], to: &[usize]) -> Vec<usize> {
     let own = strides(from);
     let lead = to.len() - from.len();
-    (0..to.len()).map(|d| if d < lead || from[d - lead] == 1 { 0 } else { own[d - lead] }).collect()
+    (0..to.len())
+        .map(|d| {
+            if d < lead || from[d - lead] == 1 {
+                0
+            } else {
+                own[d - lead]
+            }
+        })
+        .collect()
 }
 
 /// `shape` with ones in front until it has `rank` dimensions.

@@ -39,9 +39,18 @@ impl<'a> Spec<'a> {
                 attrs[..i].iter().all(|b| b.name.as_deref() != Some(name)),
                 "attribute {name:?} is given twice"
             );
-            ensure!(a.ref_attr_name.as_deref().unwrap_or_default().is_empty(), "attribute {name:?} refers to a function's");
+            ensure!(
+                a.ref_attr_name.as_deref().unwrap_or_default().is_empty(),
+                "attribute {name:?} refers to a function's"
+            );
         }
-        Ok(Self { op, opset, inputs, outputs, attrs: attrs.iter().map(|a| (a, Cell::new(false))).collect() })
+        Ok(Self {
+            op,
+            opset,
+            inputs,
+            outputs,
+            attrs: attrs.iter().map(|a| (a, Cell::new(false))).collect(),
+        })
     }
 
     pub(crate) fn has_input(&self, i: usize) -> bool {
@@ -56,7 +65,10 @@ impl<'a> Spec<'a> {
     pub(crate) fn expect_inputs(&self, min: usize, max: usize) -> OpResult<()> {
         let n = self.inputs.len();
         ensure!(n >= min && n <= max, "it has {n} inputs instead of {min} to {max}");
-        ensure!(self.inputs[..min].iter().all(|&given| given), "a required input is left out");
+        ensure!(
+            self.inputs[..min].iter().all(|&given| given),
+            "a required input is left out"
+        );
         Ok(())
     }
 
@@ -80,10 +92,6 @@ impl<'a> Spec<'a> {
         let (a, read) = self.attrs.iter().find(|(a, _)| a.name.as_deref() == Some(name))?;
         read.set(true);
         Some(a)
-    }
-
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.attrs.iter().any(|(a, _)| a.name.as_deref() == Some(name))
     }
 
     pub(crate) fn opt_int(&self, name: &str) -> OpResult<Option<i64>> {
@@ -136,20 +144,34 @@ impl<'a> Spec<'a> {
 
     pub(crate) fn ints(&self, name: &str) -> OpResult<Option<Vec<i64>>> {
         let Some(a) = self.find(name) else { return Ok(None) };
-        ensure!(a.r#type.is_none_or(|t| t == 7 || t == 0), "attribute {name:?} is no list of integers");
+        ensure!(
+            a.r#type.is_none_or(|t| t == 7 || t == 0),
+            "attribute {name:?} is no list of integers"
+        );
         Ok(Some(a.ints.clone()))
     }
 
     pub(crate) fn floats(&self, name: &str) -> OpResult<Option<Vec<f32>>> {
         let Some(a) = self.find(name) else { return Ok(None) };
-        ensure!(a.r#type.is_none_or(|t| t == 6 || t == 0), "attribute {name:?} is no list of floats");
+        ensure!(
+            a.r#type.is_none_or(|t| t == 6 || t == 0),
+            "attribute {name:?} is no list of floats"
+        );
         Ok(Some(a.floats.clone()))
     }
 
     pub(crate) fn strings(&self, name: &str) -> OpResult<Option<Vec<String>>> {
         let Some(a) = self.find(name) else { return Ok(None) };
-        ensure!(a.r#type.is_none_or(|t| t == 8 || t == 0), "attribute {name:?} is no list of strings");
-        match a.strings.iter().map(|s| String::from_utf8(s.to_vec())).collect::<Result<Vec<_>, _>>() {
+        ensure!(
+            a.r#type.is_none_or(|t| t == 8 || t == 0),
+            "attribute {name:?} is no list of strings"
+        );
+        match a
+            .strings
+            .iter()
+            .map(|s| String::from_utf8(s.to_vec()))
+            .collect::<Result<Vec<_>, _>>()
+        {
             Ok(list) => Ok(Some(list)),
             Err(_) => bail!("attribute {name:?} has a string that is not UTF-8"),
         }
@@ -168,7 +190,9 @@ impl<'a> Spec<'a> {
 
     /// An element type given as ONNX's number.
     pub(crate) fn data_type(&self, name: &str) -> OpResult<Option<DataType>> {
-        self.opt_int(name)?.map(|v| decode::data_type(i32::try_from(v).unwrap_or(-1))).transpose()
+        self.opt_int(name)?
+            .map(|v| decode::data_type(i32::try_from(v).unwrap_or(-1)))
+            .transpose()
     }
 
     /// A list of sizes or steps, each at least `min`, of length `len` (any length where `None`).

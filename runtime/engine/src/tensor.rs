@@ -201,7 +201,9 @@ impl std::str::FromStr for DataType {
             DataType::F64,
             DataType::Bytes,
         ];
-        ALL.into_iter().find(|d| d.as_str().eq_ignore_ascii_case(name)).ok_or(())
+        ALL.into_iter()
+            .find(|d| d.as_str().eq_ignore_ascii_case(name))
+            .ok_or(())
     }
 }
 

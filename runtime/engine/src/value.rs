@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use burn_backend::tensor::{BoolTensor, Device, FloatTensor, IntTensor};
-use burn_backend::{
-    Backend, BoolDType, DType, Element as _, Shape, Slice, TensorData, TensorMetadata, read_sync,
-};
+use burn_backend::{Backend, BoolDType, DType, Element as _, Shape, Slice, TensorData, TensorMetadata, read_sync};
 use half::{bf16, f16};
 
 use crate::fault::{Fault, OpResult, bail};
@@ -52,11 +50,13 @@ impl<B: Backend> Value<B> {
         let (dims, data) = match self {
             Self::Host(t) => return Ok(t),
             Self::Float(t) => {
-                let data = read_sync(B::float_into_data(t)).map_err(|e| Fault(format!("reading from the device: {e:?}")))?;
+                let data =
+                    read_sync(B::float_into_data(t)).map_err(|e| Fault(format!("reading from the device: {e:?}")))?;
                 (data.shape.to_vec(), float_data(data)?)
             }
             Self::Bool(t) => {
-                let data = read_sync(B::bool_into_data(t)).map_err(|e| Fault(format!("reading from the device: {e:?}")))?;
+                let data =
+                    read_sync(B::bool_into_data(t)).map_err(|e| Fault(format!("reading from the device: {e:?}")))?;
                 (data.shape.to_vec(), Data::Bool(data.iter::<bool>().collect()))
             }
         };
@@ -133,15 +133,28 @@ fn float_data(data: TensorData) -> OpResult<Data> {
 
 /// Burn reads a range backwards by flipping first; so `start` moves to the other end.
 fn slices(dims: &[usize], ranges: &[Range]) -> (Vec<usize>, Vec<Slice>) {
-    let flips = ranges.iter().enumerate().filter(|(_, r)| r.step < 0 && r.len > 0).map(|(d, _)| d).collect();
+    let flips = ranges
+        .iter()
+        .enumerate()
+        .filter(|(_, r)| r.step < 0 && r.len > 0)
+        .map(|(d, _)| d)
+        .collect();
     let slices = ranges
         .iter()
         .zip(dims)
         .map(|(r, &size)| {
-            let start = if r.step < 0 && r.len > 0 { size - 1 - r.start } else { r.start };
+            let start = if r.step < 0 && r.len > 0 {
+                size - 1 - r.start
+            } else {
+                r.start
+            };
             let step = r.step.unsigned_abs();
             // The end lies just behind the last element, never behind the dimension.
-            let end = if r.len == 0 { start } else { start + (r.len - 1) * step + 1 };
+            let end = if r.len == 0 {
+                start
+            } else {
+                start + (r.len - 1) * step + 1
+            };
             Slice::new(start as isize, Some(end as isize), step as isize)
         })
         .collect();
@@ -157,7 +170,11 @@ macro_rules! device_view {
                 View::Reshape(to) => B::$reshape(t, Shape::from(to.clone())),
                 View::Permute(perm) => B::$permute(t, perm),
                 View::Slice(ranges) => {
-                    if ranges.iter().zip(&dims).all(|(r, &d)| r.start == 0 && r.step == 1 && r.len == d) {
+                    if ranges
+                        .iter()
+                        .zip(&dims)
+                        .all(|(r, &d)| r.start == 0 && r.step == 1 && r.len == d)
+                    {
                         return Ok(t);
                     }
                     let (flips, slices) = slices(&dims, ranges);
@@ -167,13 +184,37 @@ macro_rules! device_view {
                 View::Expand(to) => {
                     shape::elements(to)?;
                     let lead = shape::lead_ones(&dims, to.len());
-                    let t = if lead == dims { t } else { B::$reshape(t, Shape::from(lead)) };
-                    if t.shape().to_vec() == *to { t } else { B::$expand(t, Shape::from(to.clone())) }
+                    let t = if lead == dims {
+                        t
+                    } else {
+                        B::$reshape(t, Shape::from(lead))
+                    };
+                    if t.shape().to_vec() == *to {
+                        t
+                    } else {
+                        B::$expand(t, Shape::from(to.clone()))
+                    }
                 }
             })
         }
     };
 }
 
-device_view!(float_view, FloatTensor, float_reshape, float_permute, float_flip, float_slice, float_expand);
-device_view!(bool_view, BoolTensor, bool_reshape, bool_permute, bool_flip, bool_slice, bool_expand);
+device_view!(
+    float_view,
+    FloatTensor,
+    float_reshape,
+    float_permute,
+    float_flip,
+    float_slice,
+    float_expand
+);
+device_view!(
+    bool_view,
+    BoolTensor,
+    bool_reshape,
+    bool_permute,
+    bool_flip,
+    bool_slice,
+    bool_expand
+);

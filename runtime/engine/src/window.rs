@@ -78,19 +78,36 @@ impl Window {
             Padding::Explicit(p) => (p.get(d).copied().unwrap_or(0), p.get(d + n).copied().unwrap_or(0)),
             same => {
                 let output = input.div_ceil(stride);
-                let total = (output.saturating_sub(1) * stride).saturating_add(extent).saturating_sub(input);
-                if *same == Padding::SameUpper { (total / 2, total - total / 2) } else { (total - total / 2, total / 2) }
+                let total = (output.saturating_sub(1) * stride)
+                    .saturating_add(extent)
+                    .saturating_sub(input);
+                if *same == Padding::SameUpper {
+                    (total / 2, total - total / 2)
+                } else {
+                    (total - total / 2, total / 2)
+                }
             }
         };
         let padded = input.saturating_add(begin).saturating_add(end);
-        ensure!(extent <= padded, "a window of {extent} does not fit into {padded} padded elements");
+        ensure!(
+            extent <= padded,
+            "a window of {extent} does not fit into {padded} padded elements"
+        );
         let span = padded - extent;
         let mut output = span / stride + 1;
         // A last window that would start in the padding at the end is left out.
         if self.ceil && !span.is_multiple_of(stride) && output * stride < input + begin {
             output += 1;
         }
-        Ok(Axis { input, output, kernel, stride, dilation, begin, end })
+        Ok(Axis {
+            input,
+            output,
+            kernel,
+            stride,
+            dilation,
+            begin,
+            end,
+        })
     }
 }
 
@@ -99,7 +116,12 @@ mod tests {
     use super::*;
 
     fn window(padding: Padding, stride: usize, ceil: bool) -> Window {
-        Window { strides: vec![stride], dilations: vec![], padding, ceil }
+        Window {
+            strides: vec![stride],
+            dilations: vec![],
+            padding,
+            ceil,
+        }
     }
 
     #[test]
@@ -112,15 +134,31 @@ mod tests {
 
     #[test]
     fn ceil_mode_adds_a_partial_window_only_where_it_starts_inside() {
-        assert_eq!(window(Padding::Explicit(vec![]), 2, true).resolve(&[4], &[3]).unwrap()[0].output, 2);
-        assert_eq!(window(Padding::Explicit(vec![]), 2, false).resolve(&[4], &[3]).unwrap()[0].output, 1);
+        assert_eq!(
+            window(Padding::Explicit(vec![]), 2, true).resolve(&[4], &[3]).unwrap()[0].output,
+            2
+        );
+        assert_eq!(
+            window(Padding::Explicit(vec![]), 2, false).resolve(&[4], &[3]).unwrap()[0].output,
+            1
+        );
         // Padded to 2..=3: the second window would start in the end padding.
-        assert_eq!(window(Padding::Explicit(vec![0, 1]), 2, true).resolve(&[2], &[2]).unwrap()[0].output, 1);
+        assert_eq!(
+            window(Padding::Explicit(vec![0, 1]), 2, true)
+                .resolve(&[2], &[2])
+                .unwrap()[0]
+                .output,
+            1
+        );
     }
 
     #[test]
     fn a_window_larger_than_the_input_is_refused() {
         assert!(window(Padding::Explicit(vec![]), 1, false).resolve(&[2], &[3]).is_err());
-        assert!(window(Padding::Explicit(vec![1]), 1, false).resolve(&[2], &[3]).is_err());
+        assert!(
+            window(Padding::Explicit(vec![1]), 1, false)
+                .resolve(&[2], &[3])
+                .is_err()
+        );
     }
 }

@@ -2,10 +2,10 @@
 
 use burn_flex::{Flex, FlexDevice};
 
+use crate::Model;
 use crate::exec::Executor;
 use crate::fault::OpResult;
 use crate::plan::Plan;
-use crate::Model;
 
 /// The plan on the CPU.
 pub(crate) fn compile(plan: Plan) -> OpResult<Box<dyn Model>> {

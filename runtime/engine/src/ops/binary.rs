@@ -172,7 +172,11 @@ fn modulo(spec: &Spec<'_>) -> OpResult<Kernel> {
             let r = a.rem(b);
             let zero = T::from_i64(0);
             // The divisor's sign, unless C's rule was asked for.
-            if !self.0 && r != zero && (r < zero) != (b < zero) { r.add(b) } else { r }
+            if !self.0 && r != zero && (r < zero) != (b < zero) {
+                r.add(b)
+            } else {
+                r
+            }
         }
     }
     Ok(Kernel::host(move |i| {
@@ -262,7 +266,10 @@ fn bitwise(spec: &Spec<'_>, f: fn(i64, i64) -> i64) -> OpResult<Kernel> {
     }
     Ok(Kernel::host(move |i| {
         let (a, b) = (i.get(0)?, i.get(1)?);
-        ensure!(!matches!(a.data(), Data::F32(_) | Data::F64(_)), "bit operations on floats");
+        ensure!(
+            !matches!(a.data(), Data::F32(_) | Data::F64(_)),
+            "bit operations on floats"
+        );
         Ok(vec![both(a, b, &Bits(f))?])
     }))
 }
@@ -278,7 +285,11 @@ fn bit_shift(spec: &Spec<'_>) -> OpResult<Kernel> {
         ($t:ty, $x:ident, $a:ident, $b:ident) => {{
             let shift = move |a: $t, b: $t| {
                 let by = u32::try_from(b).unwrap_or(u32::MAX);
-                if left { a.checked_shl(by).unwrap_or(0) } else { a.checked_shr(by).unwrap_or(0) }
+                if left {
+                    a.checked_shl(by).unwrap_or(0)
+                } else {
+                    a.checked_shr(by).unwrap_or(0)
+                }
             };
             let (shape, v) = host::zip(($x, $a.shape()), (typed::<$t>($b)?, $b.shape()), shift)?;
             one(shape, <$t>::wrap(v))
@@ -306,7 +317,10 @@ fn prelu(spec: &Spec<'_>) -> OpResult<Kernel> {
     }
     Ok(Kernel::host(|i| {
         let out = both(i.get(0)?, i.get(1)?, &Slope)?;
-        ensure!(out.shape() == i.get(0)?.shape(), "the slope does not broadcast to the input");
+        ensure!(
+            out.shape() == i.get(0)?.shape(),
+            "the slope does not broadcast to the input"
+        );
         Ok(vec![out])
     }))
 }
@@ -314,14 +328,19 @@ fn prelu(spec: &Spec<'_>) -> OpResult<Kernel> {
 fn clip(spec: &Spec<'_>) -> OpResult<Kernel> {
     let (min, max) = if spec.opset < 11 {
         spec.expect_inputs(1, 1)?;
-        (spec.opt_float("min")?.map(f64::from), spec.opt_float("max")?.map(f64::from))
+        (
+            spec.opt_float("min")?.map(f64::from),
+            spec.opt_float("max")?.map(f64::from),
+        )
     } else {
         spec.expect_inputs(1, 3)?;
         (None, None)
     };
     fn clipped<T: Number>(v: &[T], i: &Inputs<'_>, min: Option<f64>, max: Option<f64>) -> OpResult<Data> {
         let bound = |k: usize, attr: Option<f64>| -> OpResult<Option<T>> {
-            let Some(t) = i.opt(k) else { return Ok(attr.map(T::from_f64)) };
+            let Some(t) = i.opt(k) else {
+                return Ok(attr.map(T::from_f64));
+            };
             match typed::<T>(t)? {
                 [b] => Ok(Some(*b)),
                 b => bail!("bound {k} has {} elements instead of 1", b.len()),
@@ -348,7 +367,7 @@ fn select(spec: &Spec<'_>) -> OpResult<Kernel> {
         // Two steps of broadcasting: first which side, then the pair.
         let xs: Vec<usize> = (0..x.len()).collect();
         let ys: Vec<usize> = (0..values.len()).collect();
-        let (shape, side) = host::zip((mask, c.shape()), (&xs, x_shape), |m, k| m.then_some(k))?;
+        let (shape, side) = host::zip((mask, c.shape()), (&xs, x_shape), bool::then_some)?;
         let (shape, v) = host::zip((&side, &shape), (&ys, y.shape()), |side, k| match side {
             Some(side) => x[side].clone(),
             None => values[k].clone(),
@@ -359,4 +378,82 @@ fn select(spec: &Spec<'_>) -> OpResult<Kernel> {
         let (c, x, y) = (i.get(0)?, i.get(1)?, i.get(2)?);
         each_data!(x.data(), v => pick(c, v, x.shape(), y))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{eval, eval_at, f32s, ints};
+
+    fn bools(dims: &[usize], v: &[bool]) -> Tensor {
+        Tensor::new(dims.to_vec(), Data::Bool(v.to_vec())).unwrap()
+    }
+
+    #[test]
+    fn arithmetic_broadcasts_across_ranks() {
+        let sum = eval(
+            "Add",
+            |_| {},
+            &[f32s(&[2, 1], &[1.0, 2.0]), f32s(&[3], &[10.0, 20.0, 30.0])],
+        );
+        assert_eq!(sum, f32s(&[2, 3], &[11.0, 21.0, 31.0, 12.0, 22.0, 32.0]));
+    }
+
+    #[test]
+    fn large_tensors_give_on_the_device_what_small_ones_give_on_the_host() {
+        let a: Vec<f32> = (0..3000).map(|k| k as f32).collect();
+        let out = eval("Sub", |_| {}, &[f32s(&[1000, 3], &a), f32s(&[3], &[1.0, 2.0, 3.0])]);
+        let wanted: Vec<f32> = (0..3000).map(|k| k as f32 - (k % 3 + 1) as f32).collect();
+        assert_eq!(out, f32s(&[1000, 3], &wanted));
+    }
+
+    #[test]
+    fn integer_division_truncates_and_by_zero_is_an_error() {
+        assert_eq!(
+            eval("Div", |_| {}, &[ints(&[2], &[-7, 7]), ints(&[1], &[2])]),
+            ints(&[2], &[-3, 3])
+        );
+        let error = eval_at(18, "Div", |_| {}, &[ints(&[1], &[1]), ints(&[1], &[0])], 1).unwrap_err();
+        assert!(error.contains("division"), "{error}");
+    }
+
+    #[test]
+    fn the_remainder_takes_the_divisors_sign_unless_c_is_asked_for() {
+        let inputs = [ints(&[2], &[-4, 4]), ints(&[2], &[3, -3])];
+        assert_eq!(eval("Mod", |_| {}, &inputs), ints(&[2], &[2, -2]));
+        assert_eq!(eval("Mod", |a| a.int("fmod", 1), &inputs), ints(&[2], &[-1, 1]));
+    }
+
+    #[test]
+    fn integer_powers_are_exact() {
+        let big = ints(&[1], &[3]);
+        assert_eq!(
+            eval("Pow", |_| {}, &[big, ints(&[1], &[39])]),
+            ints(&[1], &[4_052_555_153_018_976_267])
+        );
+    }
+
+    #[test]
+    fn comparisons_and_logic_give_masks() {
+        let less = eval("Less", |_| {}, &[f32s(&[3], &[1.0, f32::NAN, 3.0]), f32s(&[], &[2.0])]);
+        assert_eq!(less, bools(&[3], &[true, false, false]));
+        let xor = eval("Xor", |_| {}, &[bools(&[2], &[true, false]), bools(&[1], &[true])]);
+        assert_eq!(xor, bools(&[2], &[false, true]));
+    }
+
+    #[test]
+    fn clip_and_where_choose() {
+        let clipped = eval(
+            "Clip",
+            |_| {},
+            &[ints(&[3], &[-5, 1, 9]), ints(&[], &[0]), ints(&[], &[4])],
+        );
+        assert_eq!(clipped, ints(&[3], &[0, 1, 4]));
+        let picked = eval(
+            "Where",
+            |_| {},
+            &[bools(&[2, 1], &[true, false]), ints(&[2], &[1, 2]), ints(&[], &[7])],
+        );
+        assert_eq!(picked, ints(&[2, 2], &[1, 2, 7, 7]));
+    }
 }

@@ -17,16 +17,24 @@ fn build(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
     let saturate = spec.flag("saturate", true)?;
     spec.ignore(&["round_mode"]);
-    let Some(to) = spec.data_type("to")? else { bail!("attribute \"to\" is missing") };
+    let Some(to) = spec.data_type("to")? else {
+        bail!("attribute \"to\" is missing")
+    };
     let host = move |i: &Inputs<'_>| Ok(vec![cast(i.get(0)?, to, saturate)?]);
-    Ok(if is_float(to) { Kernel::dual(DeviceOp::Cast(to), host) } else { Kernel::host(host) })
+    Ok(if is_float(to) {
+        Kernel::dual(DeviceOp::Cast(to), host)
+    } else {
+        Kernel::host(host)
+    })
 }
 
 fn like(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 2)?;
     let saturate = spec.flag("saturate", true)?;
     spec.ignore(&["round_mode"]);
-    Ok(Kernel::host(move |i| Ok(vec![cast(i.get(0)?, i.get(1)?.datatype(), saturate)?])))
+    Ok(Kernel::host(move |i| {
+        Ok(vec![cast(i.get(0)?, i.get(1)?.datatype(), saturate)?])
+    }))
 }
 
 /// The same values as another type. `saturate` concerns 8-bit floats only.
@@ -45,7 +53,13 @@ pub(crate) fn cast(t: &Tensor, to: DataType, _saturate: bool) -> OpResult<Tensor
 fn numbers_to<T: Number + ToText>(v: &[T], to: DataType) -> OpResult<Data> {
     /// Floats are cut towards zero; integers keep their low bits.
     fn int<T: Number, U: Number>(v: &[T]) -> Data {
-        host::map(v, |x| if T::FLOAT { U::from_i64(float_to_i64(x.to_f64())) } else { U::from_i64(x.to_i64()) })
+        host::map(v, |x| {
+            if T::FLOAT {
+                U::from_i64(float_to_i64(x.to_f64()))
+            } else {
+                U::from_i64(x.to_i64())
+            }
+        })
     }
     Ok(match to {
         DataType::Bool => host::map(v, |x| x.to_f64() != 0.0),
@@ -129,7 +143,10 @@ mod tests {
     use super::*;
 
     fn cast_f32(v: &[f32], to: DataType) -> Data {
-        cast(&Tensor::new(vec![v.len()], Data::F32(v.to_vec())).unwrap(), to, true).unwrap().into_parts().1
+        cast(&Tensor::new(vec![v.len()], Data::F32(v.to_vec())).unwrap(), to, true)
+            .unwrap()
+            .into_parts()
+            .1
     }
 
     #[test]
@@ -141,14 +158,23 @@ mod tests {
     #[test]
     fn wide_integers_survive_exactly() {
         let t = Tensor::new(vec![1], Data::I64(vec![i64::MAX - 1])).unwrap();
-        assert_eq!(cast(&t, DataType::U64, true).unwrap().data(), &Data::U64(vec![i64::MAX as u64 - 1]));
+        assert_eq!(
+            cast(&t, DataType::U64, true).unwrap().data(),
+            &Data::U64(vec![i64::MAX as u64 - 1])
+        );
         assert_eq!(cast(&t, DataType::I8, true).unwrap().data(), &Data::I8(vec![-2]));
     }
 
     #[test]
     fn text_goes_both_ways() {
         let t = Tensor::new(vec![2], Data::Bytes(vec![Bytes::from("2.5"), Bytes::from("-1e2")])).unwrap();
-        assert_eq!(cast(&t, DataType::F32, true).unwrap().data(), &Data::F32(vec![2.5, -100.0]));
-        assert_eq!(cast_f32(&[f32::NAN, 1.0], DataType::Bytes), Data::Bytes(vec!["NaN".into(), "1".into()]));
+        assert_eq!(
+            cast(&t, DataType::F32, true).unwrap().data(),
+            &Data::F32(vec![2.5, -100.0])
+        );
+        assert_eq!(
+            cast_f32(&[f32::NAN, 1.0], DataType::Bytes),
+            Data::Bytes(vec!["NaN".into(), "1".into()])
+        );
     }
 }

@@ -24,7 +24,9 @@ fn gather(spec: &Spec<'_>) -> OpResult<Kernel> {
         let (x, index) = (i.get(0)?, i.get(1)?);
         let axis = shape::axis(axis, x.shape().len())?;
         let list = checked_indices(&i.i64s(1)?, x.shape()[axis])?;
-        Ok(vec![each_data!(x.data(), v => take(v, x.shape(), axis, &list, index.shape()))?])
+        Ok(vec![
+            each_data!(x.data(), v => take(v, x.shape(), axis, &list, index.shape()))?,
+        ])
     }))
 }
 
@@ -66,14 +68,26 @@ fn gather_elements(spec: &Spec<'_>) -> OpResult<Kernel> {
 /// For each index its element's offset: the index replaces the coordinate along `axis`.
 pub(crate) fn element_offsets(dims: &[usize], index_dims: &[usize], list: &[i64], axis: i64) -> OpResult<Vec<usize>> {
     let axis = shape::axis(axis, dims.len())?;
-    let fits = index_dims.iter().zip(dims).enumerate().all(|(d, (i, x))| d == axis || i <= x);
-    ensure!(index_dims.len() == dims.len() && fits, "indices of shape {index_dims:?} for {dims:?}");
+    let fits = index_dims
+        .iter()
+        .zip(dims)
+        .enumerate()
+        .all(|(d, (i, x))| d == axis || i <= x);
+    ensure!(
+        index_dims.len() == dims.len() && fits,
+        "indices of shape {index_dims:?} for {dims:?}"
+    );
     let list = checked_indices(list, dims[axis])?;
     let strides = shape::strides(dims);
     let mut at = vec![0; dims.len()];
     let mut out = Vec::with_capacity(list.len());
     for k in list {
-        let base: usize = at.iter().zip(&strides).enumerate().map(|(d, (i, s))| if d == axis { 0 } else { i * s }).sum();
+        let base: usize = at
+            .iter()
+            .zip(&strides)
+            .enumerate()
+            .map(|(d, (i, s))| if d == axis { 0 } else { i * s })
+            .sum();
         out.push(base + k as usize * strides[axis]);
         shape::step(&mut at, index_dims);
     }
@@ -87,7 +101,9 @@ pub(crate) fn tuple_offsets(
     list: &[i64],
     batch: usize,
 ) -> OpResult<(Vec<usize>, usize, Vec<usize>)> {
-    let Some((&width, lead)) = index_dims.split_last() else { bail!("indices are a scalar") };
+    let Some((&width, lead)) = index_dims.split_last() else {
+        bail!("indices are a scalar")
+    };
     ensure!(
         batch <= lead.len() && batch + width <= dims.len() && lead[..batch] == dims[..batch],
         "indices of shape {index_dims:?} for {dims:?}"
@@ -116,7 +132,10 @@ fn gather_nd(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 2)?;
     let batch = usize::try_from(spec.int("batch_dims", 0)?).unwrap_or(usize::MAX);
     fn pick<T: Element>(v: &[T], at: &[usize], inner: usize, dims: Vec<usize>) -> OpResult<Tensor> {
-        tensor(dims, T::wrap(at.iter().flat_map(|&at| v[at..at + inner].iter().cloned()).collect()))
+        tensor(
+            dims,
+            T::wrap(at.iter().flat_map(|&at| v[at..at + inner].iter().cloned()).collect()),
+        )
     }
     Ok(Kernel::host(move |i| {
         let x = i.get(0)?;
@@ -128,7 +147,11 @@ fn gather_nd(spec: &Spec<'_>) -> OpResult<Kernel> {
 fn non_zero(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
     fn found<T: Element>(v: &[T]) -> Vec<usize> {
-        v.iter().enumerate().filter(|(_, x)| **x != T::default()).map(|(k, _)| k).collect()
+        v.iter()
+            .enumerate()
+            .filter(|(_, x)| **x != T::default())
+            .map(|(k, _)| k)
+            .collect()
     }
     Ok(Kernel::host(|i| {
         let x = i.get(0)?;
@@ -150,8 +173,13 @@ fn compress(spec: &Spec<'_>) -> OpResult<Kernel> {
             Some(a) => (x.shape(), shape::axis(a, x.shape().len())?),
             None => (flat.as_slice(), 0),
         };
-        let kept: Vec<i64> = (0..dims[axis].min(mask.len())).filter(|&k| mask[k]).map(|k| k as i64).collect();
-        Ok(vec![each_data!(x.data(), v => take(v, dims, axis, &kept, &[kept.len()]))?])
+        let kept: Vec<i64> = (0..dims[axis].min(mask.len()))
+            .filter(|&k| mask[k])
+            .map(|k| k as i64)
+            .collect();
+        Ok(vec![
+            each_data!(x.data(), v => take(v, dims, axis, &kept, &[kept.len()]))?,
+        ])
     }))
 }
 
@@ -159,7 +187,9 @@ fn one_hot(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(3, 3)?;
     let axis = spec.int("axis", -1)?;
     fn hot<T: Element>(values: &[T], list: &[i64], lead: usize, inner: usize, depth: usize) -> OpResult<Data> {
-        let [off, on] = values else { bail!("{} values instead of 2", values.len()) };
+        let [off, on] = values else {
+            bail!("{} values instead of 2", values.len())
+        };
         let mut out = vec![off.clone(); shape::elements(&[lead, inner, depth])?];
         for (n, &k) in list.iter().enumerate() {
             let k = if k < 0 { k + depth as i64 } else { k };
@@ -172,7 +202,9 @@ fn one_hot(spec: &Spec<'_>) -> OpResult<Kernel> {
     Ok(Kernel::host(move |i| {
         let index = i.get(0)?;
         let depth = i.opt_f64(1)?.filter(|d| *d >= 0.0 && *d < 1e9);
-        let Some(depth) = depth.map(|d| d as usize) else { bail!("depth is no size") };
+        let Some(depth) = depth.map(|d| d as usize) else {
+            bail!("depth is no size")
+        };
         let list = super::cast::cast(index, crate::DataType::I64, true)?;
         let list = crate::kernel::i64s(&list)?;
         let axis = shape::axis(axis, index.shape().len() + 1)?;
@@ -183,4 +215,60 @@ fn one_hot(spec: &Spec<'_>) -> OpResult<Kernel> {
         let data = each_data!(i.get(2)?.data(), v => hot(v, &list, lead, inner, depth))?;
         Ok(vec![tensor(dims, data)?])
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{eval, eval_at, f32s, ints};
+
+    #[test]
+    fn negative_indices_count_from_the_end_and_others_are_refused() {
+        let x = ints(&[3, 2], &[1, 2, 3, 4, 5, 6]);
+        let out = eval("Gather", |_| {}, &[x.clone(), ints(&[1, 2], &[-1, 0])]);
+        assert_eq!(out, ints(&[1, 2, 2], &[5, 6, 1, 2]));
+        assert!(
+            eval_at(18, "Gather", |_| {}, &[x, ints(&[1], &[3])], 1)
+                .unwrap_err()
+                .contains("out of range")
+        );
+    }
+
+    #[test]
+    fn the_device_gathers_as_the_host_does() {
+        let v: Vec<f32> = (0..4000).map(|k| k as f32).collect();
+        let out = eval("Gather", |_| {}, &[f32s(&[1000, 4], &v), ints(&[2], &[999, -1000])]);
+        assert_eq!(
+            out,
+            f32s(&[2, 4], &[3996.0, 3997.0, 3998.0, 3999.0, 0.0, 1.0, 2.0, 3.0])
+        );
+    }
+
+    #[test]
+    fn elements_and_tuples_are_picked() {
+        let x = ints(&[2, 2], &[1, 2, 3, 4]);
+        let out = eval(
+            "GatherElements",
+            |a| a.int("axis", 1),
+            &[x.clone(), ints(&[2, 1], &[1, 0])],
+        );
+        assert_eq!(out, ints(&[2, 1], &[2, 3]));
+        assert_eq!(
+            eval("GatherND", |_| {}, &[x.clone(), ints(&[2, 2], &[0, 0, 1, 1])]),
+            ints(&[2], &[1, 4])
+        );
+        assert_eq!(
+            eval("NonZero", |_| {}, &[ints(&[2, 2], &[0, 1, 1, 0])]),
+            ints(&[2, 2], &[0, 1, 1, 0])
+        );
+    }
+
+    #[test]
+    fn an_index_outside_the_depth_has_no_hot_place() {
+        let out = eval(
+            "OneHot",
+            |_| {},
+            &[ints(&[3], &[0, -1, 5]), ints(&[], &[2]), ints(&[2], &[0, 9])],
+        );
+        assert_eq!(out, ints(&[3, 2], &[9, 0, 0, 9, 0, 0]));
+    }
 }

@@ -8,8 +8,12 @@ use crate::registry::{Entry, entry};
 use crate::spec::Spec;
 use crate::{Tensor, each_data, shape};
 
-pub(crate) const TABLE: &[Entry] =
-    &[entry("Concat", 4, concat), entry("Pad", 2, pad_attributes), entry("Pad", 11, pad_operands), entry("Tile", 6, tile)];
+pub(crate) const TABLE: &[Entry] = &[
+    entry("Concat", 4, concat),
+    entry("Pad", 2, pad_attributes),
+    entry("Pad", 11, pad_operands),
+    entry("Tile", 6, tile),
+];
 
 fn concat(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, usize::MAX)?;
@@ -30,9 +34,10 @@ fn concat(spec: &Spec<'_>) -> OpResult<Kernel> {
         }
         Ok(vec![tensor(dims, T::wrap(out))?])
     }
-    Ok(Kernel::dual(DeviceOp::Concat { axis }, move |i: &Inputs<'_>| {
-        each_data!(i.get(0)?.data(), v => joined(v, i, axis))
-    }))
+    Ok(Kernel::dual(
+        DeviceOp::Concat { axis },
+        move |i: &Inputs<'_>| each_data!(i.get(0)?.data(), v => joined(v, i, axis)),
+    ))
 }
 
 /// Builds a tensor by saying for each output index which input element it takes, dimension by dimension.
@@ -44,7 +49,11 @@ fn mapped<T: Element>(v: &[T], dims: &[usize], sources: &[Vec<Option<usize>>], f
     if n > 0 {
         let mut index = vec![0; out_dims.len()];
         loop {
-            let at = index.iter().zip(sources).zip(&strides).try_fold(0, |at, ((&i, s), stride)| Some(at + s[i]? * stride));
+            let at = index
+                .iter()
+                .zip(sources)
+                .zip(&strides)
+                .try_fold(0, |at, ((&i, s), stride)| Some(at + s[i]? * stride));
             out.push(at.map_or_else(|| fill.clone(), |at| v[at].clone()));
             if !shape::step(&mut index, &out_dims) {
                 break;
@@ -63,11 +72,23 @@ fn tile(spec: &Spec<'_>) -> OpResult<Kernel> {
     Ok(Kernel::host(|i| {
         let x = i.get(0)?;
         let repeats = shape::from_i64s(&i.i64s(1)?)?;
-        ensure!(repeats.len() == x.shape().len(), "repeats {repeats:?} for shape {:?}", x.shape());
-        let out: Vec<usize> = x.shape().iter().zip(&repeats).map(|(&d, &r)| d.saturating_mul(r)).collect();
+        ensure!(
+            repeats.len() == x.shape().len(),
+            "repeats {repeats:?} for shape {:?}",
+            x.shape()
+        );
+        let out: Vec<usize> = x
+            .shape()
+            .iter()
+            .zip(&repeats)
+            .map(|(&d, &r)| d.saturating_mul(r))
+            .collect();
         shape::elements(&out)?;
-        let sources: Vec<Vec<_>> =
-            out.iter().zip(x.shape()).map(|(&n, &d)| (0..n).map(|k| Some(k % d.max(1))).collect()).collect();
+        let sources: Vec<Vec<_>> = out
+            .iter()
+            .zip(x.shape())
+            .map(|(&n, &d)| (0..n).map(|k| Some(k % d.max(1))).collect())
+            .collect();
         Ok(vec![each_data!(x.data(), v => repeated(v, x.shape(), &sources))?])
     }))
 }
@@ -99,7 +120,13 @@ fn pad_attributes(spec: &Spec<'_>) -> OpResult<Kernel> {
     Ok(Kernel::host(move |i| {
         let x = i.get(0)?;
         let fill = tensor(vec![], crate::Data::F64(vec![value]))?;
-        Ok(vec![pad(x, &pads, None, Some(&super::cast::cast(&fill, x.datatype(), true)?), mode)?])
+        Ok(vec![pad(
+            x,
+            &pads,
+            None,
+            Some(&super::cast::cast(&fill, x.datatype(), true)?),
+            mode,
+        )?])
     }))
 }
 
@@ -113,7 +140,12 @@ fn pad_operands(spec: &Spec<'_>) -> OpResult<Kernel> {
 }
 
 fn pad(x: &Tensor, pads: &[i64], axes: Option<&[i64]>, fill: Option<&Tensor>, mode: Mode) -> OpResult<Tensor> {
-    fn filled<T: Element>(v: &[T], dims: &[usize], sources: &[Vec<Option<usize>>], fill: Option<&Tensor>) -> OpResult<Tensor> {
+    fn filled<T: Element>(
+        v: &[T],
+        dims: &[usize],
+        sources: &[Vec<Option<usize>>],
+        fill: Option<&Tensor>,
+    ) -> OpResult<Tensor> {
         let fill = match fill {
             Some(t) => match typed::<T>(t)? {
                 [v] => v.clone(),
@@ -143,7 +175,10 @@ fn pad(x: &Tensor, pads: &[i64], axes: Option<&[i64]>, fill: Option<&Tensor>, mo
     let sources = out.iter().zip(dims).zip(&ends);
     let sources = sources
         .map(|((&n, &d), &(begin, _))| {
-            ensure!(mode == Mode::Constant || d > 0 || n == 0, "an empty dimension can't be continued");
+            ensure!(
+                mode == Mode::Constant || d > 0 || n == 0,
+                "an empty dimension can't be continued"
+            );
             Ok((0..n as i64).map(|k| source(k - begin, d as i64, mode)).collect())
         })
         .collect::<OpResult<Vec<Vec<_>>>>()?;
@@ -169,10 +204,48 @@ fn source(at: i64, size: i64, mode: Mode) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Data;
+
+    use crate::testing::{eval, eval_at, f32s, ints};
+
+    #[test]
+    fn parts_are_joined_repeated_and_padded() {
+        let (a, b) = (ints(&[2, 1], &[1, 2]), ints(&[2, 2], &[3, 4, 5, 6]));
+        assert_eq!(
+            eval("Concat", |at| at.int("axis", -1), &[a.clone(), b]),
+            ints(&[2, 3], &[1, 3, 4, 2, 5, 6])
+        );
+        assert_eq!(
+            eval("Tile", |_| {}, &[a.clone(), ints(&[2], &[1, 3])]),
+            ints(&[2, 3], &[1, 1, 1, 2, 2, 2])
+        );
+        let padded = eval("Pad", |_| {}, &[a.clone(), ints(&[4], &[-1, 1, 0, 0]), ints(&[], &[9])]);
+        assert_eq!(padded, ints(&[1, 2], &[9, 2]));
+        assert!(eval_at(18, "Concat", |at| at.int("axis", 0), &[a, ints(&[1, 2], &[0, 0])], 1).is_err());
+    }
+
+    #[test]
+    fn the_device_joins_as_the_host_does() {
+        let v: Vec<f32> = (0..1200).map(|k| k as f32).collect();
+        let out = eval(
+            "Concat",
+            |a| a.int("axis", 0),
+            &[f32s(&[600, 2], &v), f32s(&[1, 2], &[7.0, 8.0])],
+        );
+        let Data::F32(out) = out.into_parts().1 else {
+            panic!("no floats")
+        };
+        assert_eq!((out.len(), out[1199], out[1200]), (1202, 1199.0, 7.0));
+    }
 
     #[test]
     fn borders_are_continued_as_the_mode_says() {
-        let at = |mode| (-3..6).map(|k| source(k, 3, mode)).map(|s| s.map_or(9, |s| s)).collect::<Vec<_>>();
+        let at = |mode| {
+            (-3..6)
+                .map(|k| source(k, 3, mode))
+                .map(|s| s.map_or(9, |s| s))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(at(Mode::Constant), [9, 9, 9, 0, 1, 2, 9, 9, 9]);
         assert_eq!(at(Mode::Edge), [0, 0, 0, 0, 1, 2, 2, 2, 2]);
         assert_eq!(at(Mode::Wrap), [0, 1, 2, 0, 1, 2, 0, 1, 2]);

@@ -4,6 +4,7 @@ pub(crate) mod encode;
 pub(crate) mod linear;
 pub(crate) mod post;
 pub(crate) mod scale;
+pub(crate) mod svm;
 pub(crate) mod tree;
 
 use bytes::Bytes;
@@ -26,7 +27,9 @@ fn zip_map(spec: &Spec<'_>) -> OpResult<Kernel> {
 /// The class names of a classifier or a `ZipMap`.
 pub(crate) fn labels(spec: &Spec<'_>) -> OpResult<Labels> {
     let ints = spec.ints("classlabels_int64s")?.or(spec.ints("classlabels_ints")?);
-    let strings = spec.strings("classlabels_strings")?.or(spec.strings("classlabels_strings")?);
+    let strings = spec
+        .strings("classlabels_strings")?
+        .or(spec.strings("classlabels_strings")?);
     match (ints.filter(|l| !l.is_empty()), strings.filter(|l| !l.is_empty())) {
         (Some(ints), None) => Ok(Labels::Ints(ints)),
         (None, Some(strings)) => Ok(Labels::Strings(strings)),

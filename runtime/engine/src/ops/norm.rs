@@ -40,7 +40,10 @@ fn batch_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(5, 5)?;
     spec.ignore(&["momentum", "spatial"]);
     ensure!(!spec.flag("training_mode", false)?, "training mode is not supported");
-    ensure!(spec.outputs.iter().skip(1).all(|o| !o), "outputs of training are not supported");
+    ensure!(
+        spec.outputs.iter().skip(1).all(|o| !o),
+        "outputs of training are not supported"
+    );
     let epsilon = f64::from(spec.float("epsilon", 1e-5)?);
     fn run<T: Number>(v: &[T], i: &Inputs<'_>, epsilon: f64) -> OpResult<Vec<Tensor>> {
         let dims = i.get(0)?.shape();
@@ -55,9 +58,10 @@ fn batch_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
         };
         one(dims, v.iter().enumerate().map(value).collect())
     }
-    Ok(Kernel::dual(DeviceOp::BatchNorm { epsilon }, move |i: &Inputs<'_>| {
-        floats!(i.get(0)?.data(), v => run(v, i, epsilon))
-    }))
+    Ok(Kernel::dual(
+        DeviceOp::BatchNorm { epsilon },
+        move |i: &Inputs<'_>| floats!(i.get(0)?.data(), v => run(v, i, epsilon)),
+    ))
 }
 
 /// Mean and 1/√(variance + ε) of a group.
@@ -83,14 +87,20 @@ fn layer_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
         let (mut out, mut means, mut inverses) = (Vec::with_capacity(v.len()), Vec::new(), Vec::new());
         for group in v.chunks(inner.max(1)) {
             let (mean, inverse) = moments(group, epsilon);
-            out.extend((0..group.len()).map(|k| T::from_f64((group[k].to_f64() - mean) * inverse * scale[k] + bias[k])));
+            out.extend(
+                (0..group.len()).map(|k| T::from_f64((group[k].to_f64() - mean) * inverse * scale[k] + bias[k])),
+            );
             means.push(T::from_f64(mean));
             inverses.push(T::from_f64(inverse));
         }
         let mut reduced = dims[..axis].to_vec();
         reduced.resize(dims.len(), 1);
         let stats = |v: Vec<T>| tensor(reduced.clone(), T::wrap(v));
-        Ok(vec![tensor(dims.to_vec(), T::wrap(out))?, stats(means)?, stats(inverses)?])
+        Ok(vec![
+            tensor(dims.to_vec(), T::wrap(out))?,
+            stats(means)?,
+            stats(inverses)?,
+        ])
     }
     let host = move |i: &Inputs<'_>| floats!(i.get(0)?.data(), v => run(v, i, axis, epsilon));
     if spec.has_output(1) || spec.has_output(2) {
@@ -105,7 +115,11 @@ fn spread(i: &Inputs<'_>, k: usize, norm: &[usize]) -> OpResult<Vec<f64>> {
     let n = shape::elements(norm)?;
     let own = parameter(i, k, t.data().len())?;
     let (dims, v) = crate::host::zip((&own, t.shape()), (&vec![0u8; n], norm), |x, _| x)?;
-    ensure!(shape::elements(&dims)? == n, "input {k} of shape {:?} does not broadcast to {norm:?}", t.shape());
+    ensure!(
+        shape::elements(&dims)? == n,
+        "input {k} of shape {:?} does not broadcast to {norm:?}",
+        t.shape()
+    );
     Ok(v)
 }
 
@@ -122,17 +136,27 @@ fn rms_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
         for group in v.chunks(scale.len().max(1)) {
             let square = group.iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / group.len() as f64;
             let inverse = 1.0 / (square + epsilon).sqrt();
-            out.extend(group.iter().zip(&scale).map(|(x, s)| T::from_f64(x.to_f64() * inverse * s)));
+            out.extend(
+                group
+                    .iter()
+                    .zip(&scale)
+                    .map(|(x, s)| T::from_f64(x.to_f64() * inverse * s)),
+            );
         }
         one(dims, out)
     }
-    Ok(Kernel::host(move |i| floats!(i.get(0)?.data(), v => run(v, i, axis, epsilon))))
+    Ok(Kernel::host(
+        move |i| floats!(i.get(0)?.data(), v => run(v, i, axis, epsilon)),
+    ))
 }
 
 /// Normalises `groups` equal parts of each sample's channels; `scale` and `bias` are per group or per channel.
 fn grouped<T: Number>(v: &[T], i: &Inputs<'_>, groups: usize, epsilon: f64, per_group: bool) -> OpResult<Vec<Tensor>> {
     let dims = i.get(0)?.shape();
-    ensure!(dims.len() >= 2 && groups > 0 && dims[1].is_multiple_of(groups), "{dims:?} in {groups} groups");
+    ensure!(
+        dims.len() >= 2 && groups > 0 && dims[1].is_multiple_of(groups),
+        "{dims:?} in {groups} groups"
+    );
     let (channels, inner): (usize, usize) = (dims[1], dims[2..].iter().product());
     let each = channels / groups;
     let n = if per_group { groups } else { channels };
@@ -141,7 +165,11 @@ fn grouped<T: Number>(v: &[T], i: &Inputs<'_>, groups: usize, epsilon: f64, per_
     for (g, group) in v.chunks((each * inner).max(1)).enumerate() {
         let (mean, inverse) = moments(group, epsilon);
         out.extend(group.iter().enumerate().map(|(k, x)| {
-            let p = if per_group { g % groups } else { g % groups * each + k / inner };
+            let p = if per_group {
+                g % groups
+            } else {
+                g % groups * each + k / inner
+            };
             T::from_f64((x.to_f64() - mean) * inverse * scale[p] + bias[p])
         }));
     }
@@ -153,7 +181,9 @@ fn group_norm(spec: &Spec<'_>, per_group: bool) -> OpResult<Kernel> {
     spec.ignore(&["stash_type"]);
     let epsilon = f64::from(spec.float("epsilon", 1e-5)?);
     let groups = usize::try_from(spec.int("num_groups", 0)?).unwrap_or(0);
-    Ok(Kernel::host(move |i| floats!(i.get(0)?.data(), v => grouped(v, i, groups, epsilon, per_group))))
+    Ok(Kernel::host(
+        move |i| floats!(i.get(0)?.data(), v => grouped(v, i, groups, epsilon, per_group)),
+    ))
 }
 
 fn instance_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
@@ -189,7 +219,11 @@ fn lrn(spec: &Spec<'_>) -> OpResult<Kernel> {
     }
     Ok(Kernel::host(move |i| {
         let x = i.get(0)?;
-        ensure!(x.shape().len() >= 2, "input of rank {} instead of at least 2", x.shape().len());
+        ensure!(
+            x.shape().len() >= 2,
+            "input of rank {} instead of at least 2",
+            x.shape().len()
+        );
         let out = floats!(x.data(), v => run(&wide(v), x.shape()));
         match x.data() {
             Data::F64(_) => one(x.shape(), out),
@@ -208,7 +242,11 @@ fn lp_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
         let mut out = v.to_vec();
         for start in (0..v.len() / size.max(1)).map(|n| n / inner * inner * size + n % inner) {
             let lane = (0..size).map(|k| v[start + k * inner].to_f64());
-            let norm = if p == 1 { lane.map(f64::abs).sum() } else { lane.map(|x| x * x).sum::<f64>().sqrt() };
+            let norm = if p == 1 {
+                lane.map(f64::abs).sum()
+            } else {
+                lane.map(|x| x * x).sum::<f64>().sqrt()
+            };
             for k in 0..size {
                 let x = v[start + k * inner].to_f64();
                 out[start + k * inner] = T::from_f64(if norm == 0.0 { 0.0 } else { x / norm });
@@ -229,7 +267,9 @@ fn mean_variance_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
         let axes = shape::axes(axes, dims.len())?;
         let strides = shape::strides(dims);
         let group = |n: usize| {
-            (0..dims.len()).filter(|d| !axes.contains(d)).fold(0, |g, d| g * dims[d] + n / strides[d] % dims[d])
+            (0..dims.len())
+                .filter(|d| !axes.contains(d))
+                .fold(0, |g, d| g * dims[d] + n / strides[d] % dims[d])
         };
         let mut groups: Vec<Vec<f64>> = Vec::new();
         for (n, x) in v.iter().enumerate() {
@@ -250,4 +290,54 @@ fn mean_variance_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
         let x = i.get(0)?;
         floats!(x.data(), v => run(v, x.shape(), &axes))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{assert_close, eval, f32s};
+
+    #[test]
+    fn a_batch_norm_scales_each_channel() {
+        let one = |v: f32| f32s(&[1], &[v]);
+        let x = f32s(&[1, 1, 2], &[1.0, 3.0]);
+        let out = eval(
+            "BatchNormalization",
+            |a| a.float("epsilon", 0.0),
+            &[x, one(2.0), one(5.0), one(1.0), one(4.0)],
+        );
+        assert_close(&out, &f32s(&[1, 1, 2], &[5.0, 7.0]));
+    }
+
+    #[test]
+    fn a_layer_norm_is_the_same_on_host_and_device() {
+        let row = [1.0f32, 3.0, 5.0, 7.0];
+        let wanted: Vec<f32> = row.iter().map(|x| (x - 4.0) / 5f32.sqrt()).collect();
+        let ones = f32s(&[4], &[1.0; 4]);
+        let small = eval(
+            "LayerNormalization",
+            |a| a.float("epsilon", 0.0),
+            &[f32s(&[1, 4], &row), ones.clone()],
+        );
+        assert_close(&small, &f32s(&[1, 4], &wanted));
+        let large = eval(
+            "LayerNormalization",
+            |a| a.float("epsilon", 0.0),
+            &[f32s(&[500, 4], &row.repeat(500)), ones],
+        );
+        assert_close(&large, &f32s(&[500, 4], &wanted.repeat(500)));
+    }
+
+    #[test]
+    fn local_response_looks_at_neighbouring_channels() {
+        let out = eval(
+            "LRN",
+            |a| {
+                a.int("size", 3);
+                a.float("alpha", 3.0);
+                a.float("beta", 1.0);
+            },
+            &[f32s(&[1, 3, 1], &[1.0, 2.0, 3.0])],
+        );
+        assert_close(&out, &f32s(&[1, 3, 1], &[1.0 / 6.0, 2.0 / 15.0, 3.0 / 14.0]));
+    }
 }

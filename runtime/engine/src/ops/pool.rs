@@ -35,7 +35,10 @@ fn max_pool(spec: &Spec<'_>) -> OpResult<Kernel> {
     let (window, kernel) = window(spec)?;
     let column_major = spec.flag("storage_order", false)?;
     let wants_indices = spec.has_output(1);
-    let device = DeviceOp::MaxPool { window: window.clone(), kernel: kernel.clone() };
+    let device = DeviceOp::MaxPool {
+        window: window.clone(),
+        kernel: kernel.clone(),
+    };
     fn maxima<T: Number>(v: &[T], x: &Tensor, axes: &[Axis], column_major: bool, wants: bool) -> OpResult<Vec<Tensor>> {
         let mut indices = Vec::new();
         let spatial: Vec<usize> = axes.iter().map(|a| a.input).collect();
@@ -66,7 +69,11 @@ fn max_pool(spec: &Spec<'_>) -> OpResult<Kernel> {
         let axes = axes(x, &window, &kernel)?;
         numbers!(x.data(), v => maxima(v, x, &axes, column_major, wants_indices))
     };
-    Ok(if wants_indices { Kernel::host(host) } else { Kernel::dual(device, host) })
+    Ok(if wants_indices {
+        Kernel::host(host)
+    } else {
+        Kernel::dual(device, host)
+    })
 }
 
 /// The flat index of the same element with the first spatial dimension running fastest.
@@ -80,19 +87,31 @@ fn transposed(mut at: usize, dims: &[usize]) -> usize {
 }
 
 fn axes(x: &Tensor, window: &Window, kernel: &[usize]) -> OpResult<Vec<Axis>> {
-    ensure!(x.shape().len() >= 3, "input of rank {} instead of at least 3", x.shape().len());
+    ensure!(
+        x.shape().len() >= 3,
+        "input of rank {} instead of at least 3",
+        x.shape().len()
+    );
     window.resolve(&x.shape()[2..], kernel)
 }
 
 fn average_pool(spec: &Spec<'_>) -> OpResult<Kernel> {
     let (window, kernel) = window(spec)?;
     let count_pad = spec.flag("count_include_pad", false)?;
-    let device = DeviceOp::AveragePool { window: window.clone(), kernel: kernel.clone(), count_pad };
+    let device = DeviceOp::AveragePool {
+        window: window.clone(),
+        kernel: kernel.clone(),
+        count_pad,
+    };
     fn averages<T: Number>(v: &[T], x: &Tensor, axes: &[Axis], count_pad: bool) -> OpResult<Vec<Tensor>> {
         let (dims, out) = windows(v, x.shape(), axes, |base, taps| {
             let sum: f64 = taps.iter().map(|&(_, at)| v[base + at].to_f64()).sum();
             // Padding counts up to the padded border, a partial last window's overhang never.
-            let n = if count_pad { taps.first().map_or(1, |t| t.0) } else { taps.len() };
+            let n = if count_pad {
+                taps.first().map_or(1, |t| t.0)
+            } else {
+                taps.len()
+            };
             T::from_f64(sum / n.max(1) as f64)
         })?;
         Ok(vec![tensor(dims, T::wrap(out))?])
@@ -109,7 +128,12 @@ fn lp_pool(spec: &Spec<'_>) -> OpResult<Kernel> {
     let p = spec.int("p", 2)? as f64;
     fn norms<T: Number>(v: &[T], x: &Tensor, axes: &[Axis], p: f64) -> OpResult<Vec<Tensor>> {
         let (dims, out) = windows(v, x.shape(), axes, |base, taps| {
-            T::from_f64(taps.iter().map(|&(_, at)| v[base + at].to_f64().abs().powf(p)).sum::<f64>().powf(1.0 / p))
+            T::from_f64(
+                taps.iter()
+                    .map(|&(_, at)| v[base + at].to_f64().abs().powf(p))
+                    .sum::<f64>()
+                    .powf(1.0 / p),
+            )
         })?;
         Ok(vec![tensor(dims, T::wrap(out))?])
     }
@@ -164,7 +188,10 @@ fn taps(axes: &[Axis], position: &[usize], strides: &[usize]) -> Vec<(usize, usi
             .filter(|&at| at >= a.begin && at < a.begin + a.input)
             .map(|at| (at - a.begin) * stride)
             .collect();
-        taps = taps.iter().flat_map(|&(n, base)| inside.iter().map(move |at| (n * within, base + at))).collect();
+        taps = taps
+            .iter()
+            .flat_map(|&(n, base)| inside.iter().map(move |at| (n * within, base + at)))
+            .collect();
     }
     taps
 }
@@ -186,10 +213,11 @@ fn global(spec: &Spec<'_>, kind: Global) -> OpResult<Kernel> {
         ensure!(plane > 0, "empty planes in shape {dims:?}");
         let value = |c: &[T]| match kind {
             Global::Average => T::from_f64(c.iter().map(|x| x.to_f64()).sum::<f64>() / plane as f64),
-            Global::Max => c.iter().copied().fold(T::lowest(), |a, b| if a.is_nan() || a > b { a } else { b }),
-            Global::Norm(p) => {
-                T::from_f64(c.iter().map(|x| x.to_f64().abs().powf(p)).sum::<f64>().powf(1.0 / p))
-            }
+            Global::Max => c
+                .iter()
+                .copied()
+                .fold(T::lowest(), |a, b| if a.is_nan() || a > b { a } else { b }),
+            Global::Norm(p) => T::from_f64(c.iter().map(|x| x.to_f64().abs().powf(p)).sum::<f64>().powf(1.0 / p)),
         };
         let mut out = dims[..2].to_vec();
         out.resize(dims.len(), 1);
@@ -205,4 +233,82 @@ fn global(spec: &Spec<'_>, kind: Global) -> OpResult<Kernel> {
         Global::Norm(_) => return Ok(Kernel::host(host)),
     };
     Ok(Kernel::dual(DeviceOp::GlobalPool(reduce), host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Attributes, assert_close, eval, eval_at, f32s};
+
+    fn window(a: &mut Attributes) {
+        a.ints("kernel_shape", &[2, 2]);
+        a.ints("strides", &[2, 2]);
+    }
+
+    fn square() -> Tensor {
+        f32s(&[1, 1, 3, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
+    }
+
+    #[test]
+    fn whole_windows_only_unless_ceil_mode() {
+        assert_close(&eval("MaxPool", window, &[square()]), &f32s(&[1, 1, 1, 1], &[5.0]));
+        let ceil = |a: &mut Attributes| {
+            window(a);
+            a.int("ceil_mode", 1);
+        };
+        assert_close(
+            &eval("MaxPool", ceil, &[square()]),
+            &f32s(&[1, 1, 2, 2], &[5.0, 6.0, 8.0, 9.0]),
+        );
+        assert_close(
+            &eval("AveragePool", ceil, &[square()]),
+            &f32s(&[1, 1, 2, 2], &[3.0, 4.5, 7.5, 9.0]),
+        );
+    }
+
+    #[test]
+    fn padding_counts_in_an_average_only_when_asked() {
+        let padded = |count: i64| {
+            move |a: &mut Attributes| {
+                a.ints("kernel_shape", &[2]);
+                a.ints("pads", &[1, 0]);
+                a.int("count_include_pad", count);
+            }
+        };
+        let x = f32s(&[1, 1, 2], &[2.0, 4.0]);
+        assert_close(
+            &eval("AveragePool", padded(0), &[x.clone()]),
+            &f32s(&[1, 1, 2], &[2.0, 3.0]),
+        );
+        assert_close(&eval("AveragePool", padded(1), &[x]), &f32s(&[1, 1, 2], &[1.0, 3.0]));
+    }
+
+    #[test]
+    fn indices_of_maxima_count_through_the_whole_tensor() {
+        let out = eval_at(18, "MaxPool", window, &[square()], 2).unwrap();
+        assert_eq!(out[1].data(), &Data::I64(vec![4]));
+    }
+
+    #[test]
+    fn the_device_pools_as_the_host_does() {
+        let v: Vec<f32> = (0..4096).map(|k| (k * 37 % 101) as f32).collect();
+        let (large, small) = (f32s(&[1, 4, 32, 32], &v), f32s(&[1, 1, 32, 32], &v[..1024]));
+        let (a, b) = (eval("MaxPool", window, &[large]), eval("MaxPool", window, &[small]));
+        let (Data::F32(a), Data::F32(b)) = (a.data(), b.data()) else {
+            panic!("no floats")
+        };
+        assert_eq!(a[..256], b[..]);
+    }
+
+    #[test]
+    fn global_pools_leave_one_place() {
+        assert_close(
+            &eval("GlobalAveragePool", |_| {}, &[square()]),
+            &f32s(&[1, 1, 1, 1], &[5.0]),
+        );
+        assert_close(
+            &eval("GlobalMaxPool", |_| {}, &[square()]),
+            &f32s(&[1, 1, 1, 1], &[9.0]),
+        );
+    }
 }

@@ -76,13 +76,18 @@ fn groups(dims: &[usize], axes: &[usize]) -> (Vec<usize>, Vec<usize>, Vec<usize>
         let mut out = vec![0];
         for d in picked {
             let (size, stride) = (dims[d], strides[d]);
-            out = out.iter().flat_map(|o| (0..size).map(move |k| o + k * stride)).collect();
+            out = out
+                .iter()
+                .flat_map(|o| (0..size).map(move |k| o + k * stride))
+                .collect();
         }
         out
     };
     let outer = offsets(&|d| !axes.contains(&d));
     let inner = offsets(&|d| axes.contains(&d));
-    let kept = (0..dims.len()).map(|d| if axes.contains(&d) { 1 } else { dims[d] }).collect();
+    let kept = (0..dims.len())
+        .map(|d| if axes.contains(&d) { 1 } else { dims[d] })
+        .collect();
     (kept, outer, inner)
 }
 
@@ -106,7 +111,13 @@ fn run(x: &Tensor, kind: Kind, axes: Option<Vec<i64>>, keep: bool, noop: bool) -
     let data = match x.data() {
         Data::Bool(v) if matches!(kind, Kind::Max | Kind::Min) => {
             let any = kind == Kind::Max;
-            let each = |&o: &usize| if any { inner.iter().any(|i| v[o + i]) } else { inner.iter().all(|i| v[o + i]) };
+            let each = |&o: &usize| {
+                if any {
+                    inner.iter().any(|i| v[o + i])
+                } else {
+                    inner.iter().all(|i| v[o + i])
+                }
+            };
             Data::Bool(outer.iter().map(each).collect())
         }
         data => numbers!(data, v => reduce(v, kind, &outer, &inner)),
@@ -115,7 +126,12 @@ fn run(x: &Tensor, kind: Kind, axes: Option<Vec<i64>>, keep: bool, noop: bool) -
 }
 
 fn reduce<T: Number>(v: &[T], kind: Kind, outer: &[usize], inner: &[usize]) -> Data {
-    T::wrap(outer.iter().map(|&o| one(inner.iter().map(move |i| v[o + i]), kind)).collect())
+    T::wrap(
+        outer
+            .iter()
+            .map(|&o| one(inner.iter().map(move |i| v[o + i]), kind))
+            .collect(),
+    )
 }
 
 fn one<T: Number>(v: impl ExactSizeIterator<Item = T> + Clone, kind: Kind) -> T {
@@ -161,11 +177,18 @@ fn arg(spec: &Spec<'_>, max: bool) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
     let (axis, keep) = (spec.int("axis", 0)?, spec.flag("keepdims", true)?);
     let last = spec.flag("select_last_index", false)?;
-    fn positions<T: Number>(v: &[T], dims: &[usize], axis: i64, keep: bool, better: impl Fn(T, T) -> bool) -> OpResult<Vec<Tensor>> {
+    fn positions<T: Number>(
+        v: &[T],
+        dims: &[usize],
+        axis: i64,
+        keep: bool,
+        better: impl Fn(T, T) -> bool,
+    ) -> OpResult<Vec<Tensor>> {
         let axis = shape::axis(axis, dims.len())?;
         ensure!(dims[axis] > 0, "no elements along axis {axis}");
         let (kept, outer, inner) = groups(dims, &[axis]);
-        let best = |&o: &usize| (1..inner.len()).fold(0, |b, k| if better(v[o + inner[k]], v[o + inner[b]]) { k } else { b });
+        let best =
+            |&o: &usize| (1..inner.len()).fold(0, |b, k| if better(v[o + inner[k]], v[o + inner[b]]) { k } else { b });
         let data = host::map(&outer.iter().map(best).collect::<Vec<_>>(), |k| k as i64);
         Ok(vec![tensor(drop_axes(kept, &[axis], keep), data)?])
     }
@@ -176,4 +199,53 @@ fn arg(spec: &Spec<'_>, max: bool) -> OpResult<Kernel> {
             strictly || (last && new == best)
         }))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{assert_close, eval, eval_at, f32s, ints};
+
+    #[test]
+    fn axes_come_as_attribute_or_operand() {
+        let x = f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let old = eval_at(11, "ReduceSum", |a| a.ints("axes", &[0]), &[x.clone()], 1).unwrap();
+        let new = eval("ReduceSum", |_| {}, &[x.clone(), ints(&[1], &[0])]);
+        assert_close(&old[0], &f32s(&[1, 2], &[4.0, 6.0]));
+        assert_eq!(old[0], new);
+        assert_close(&eval("ReduceMean", |a| a.int("keepdims", 0), &[x]), &f32s(&[], &[2.5]));
+    }
+
+    #[test]
+    fn integers_reduce_exactly_and_floats_carefully() {
+        let big = 1i64 << 60;
+        assert_eq!(
+            eval("ReduceSum", |_| {}, &[ints(&[3], &[big, 1, -big])]),
+            ints(&[1], &[1])
+        );
+        let out = eval("ReduceLogSumExp", |_| {}, &[f32s(&[2], &[1000.0, 1000.0])]);
+        assert_close(&out, &f32s(&[1], &[1000.0 + 2f32.ln()]));
+    }
+
+    #[test]
+    fn the_device_reduces_as_the_host_does() {
+        let v: Vec<f32> = (0..4000).map(|k| (k % 10) as f32).collect();
+        let out = eval(
+            "ReduceMax",
+            |a| a.int("keepdims", 0),
+            &[f32s(&[400, 10], &v), ints(&[1], &[1])],
+        );
+        assert_close(&out, &f32s(&[400], &[9.0; 400]));
+    }
+
+    #[test]
+    fn the_first_of_equal_extremes_wins_unless_the_last_is_asked_for() {
+        let x = f32s(&[1, 3], &[5.0, 1.0, 5.0]);
+        assert_eq!(eval("ArgMax", |a| a.int("axis", 1), &[x.clone()]), ints(&[1, 1], &[0]));
+        let last = |a: &mut crate::testing::Attributes| {
+            a.int("axis", 1);
+            a.int("select_last_index", 1);
+            a.int("keepdims", 0);
+        };
+        assert_eq!(eval("ArgMax", last, &[x]), ints(&[1], &[2]));
+    }
 }

@@ -41,7 +41,9 @@ pub(crate) const TABLE: &[Entry] = &[
     entry("Round", 11, |s| float(s, f64::round_ties_even)),
     entry("Selu", 1, selu),
     entry("Shrink", 9, shrink),
-    entry("Sigmoid", 1, |s| device(s, Unary::Sigmoid, |x| 1.0 / (1.0 + (-x).exp()))),
+    entry("Sigmoid", 1, |s| {
+        device(s, Unary::Sigmoid, |x| 1.0 / (1.0 + (-x).exp()))
+    }),
     entry("Sign", 9, sign),
     entry("Sin", 7, |s| device(s, Unary::Sin, f64::sin)),
     entry("Sinh", 9, |s| float(s, f64::sinh)),
@@ -115,7 +117,11 @@ struct Neg;
 impl NumberMap for Neg {
     fn map<T: Number>(&self, x: T) -> T {
         // A float's zero keeps its sign change.
-        if T::FLOAT { T::from_f64(-x.to_f64()) } else { T::from_i64(0).sub(x) }
+        if T::FLOAT {
+            T::from_f64(-x.to_f64())
+        } else {
+            T::from_i64(0).sub(x)
+        }
     }
 }
 
@@ -173,13 +179,18 @@ fn celu(spec: &Spec<'_>) -> OpResult<Kernel> {
 fn selu(spec: &Spec<'_>) -> OpResult<Kernel> {
     let alpha = f64::from(spec.float("alpha", 1.673_263_2)?);
     let gamma = f64::from(spec.float("gamma", 1.050_701)?);
-    float(spec, move |x| if x > 0.0 { gamma * x } else { gamma * alpha * x.exp_m1() })
+    float(
+        spec,
+        move |x| if x > 0.0 { gamma * x } else { gamma * alpha * x.exp_m1() },
+    )
 }
 
 fn gelu(spec: &Spec<'_>) -> OpResult<Kernel> {
     match spec.string("approximate", "none")? {
         "none" => device(spec, Unary::Gelu, gelu_exact),
-        "tanh" => float(spec, |x| 0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x * x * x)).tanh())),
+        "tanh" => float(spec, |x| {
+            0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x * x * x)).tanh())
+        }),
         other => bail!("attribute \"approximate\" is {other:?} instead of \"none\" or \"tanh\""),
     }
 }
@@ -192,12 +203,16 @@ fn swish(spec: &Spec<'_>) -> OpResult<Kernel> {
 fn hard_sigmoid(spec: &Spec<'_>) -> OpResult<Kernel> {
     let (alpha, beta) = (spec.float("alpha", 0.2)?, spec.float("beta", 0.5)?);
     let (a, b) = (f64::from(alpha), f64::from(beta));
-    device(spec, Unary::HardSigmoid(alpha, beta), move |x| (a * x + b).clamp(0.0, 1.0))
+    device(spec, Unary::HardSigmoid(alpha, beta), move |x| {
+        (a * x + b).clamp(0.0, 1.0)
+    })
 }
 
 fn leaky_relu(spec: &Spec<'_>) -> OpResult<Kernel> {
     let alpha = spec.float("alpha", 0.01)?;
-    device(spec, Unary::LeakyRelu(alpha), move |x| if x < 0.0 { f64::from(alpha) * x } else { x })
+    device(spec, Unary::LeakyRelu(alpha), move |x| {
+        if x < 0.0 { f64::from(alpha) * x } else { x }
+    })
 }
 
 fn thresholded_relu(spec: &Spec<'_>) -> OpResult<Kernel> {
@@ -207,7 +222,10 @@ fn thresholded_relu(spec: &Spec<'_>) -> OpResult<Kernel> {
 
 fn shrink(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
-    let (lambd, bias) = (f64::from(spec.float("lambd", 0.5)?), f64::from(spec.float("bias", 0.0)?));
+    let (lambd, bias) = (
+        f64::from(spec.float("lambd", 0.5)?),
+        f64::from(spec.float("bias", 0.0)?),
+    );
     struct Shrink(f64, f64);
     impl NumberMap for Shrink {
         fn map<T: Number>(&self, x: T) -> T {
@@ -254,7 +272,10 @@ fn not(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
     Ok(Kernel::host(|i| {
         let x = i.get(0)?;
-        Ok(vec![tensor(x.shape().to_vec(), host::map(host::typed::<bool>(x)?, |b| !b))?])
+        Ok(vec![tensor(
+            x.shape().to_vec(),
+            host::map(host::typed::<bool>(x)?, |b| !b),
+        )?])
     }))
 }
 
@@ -275,4 +296,63 @@ fn bitwise_not(spec: &Spec<'_>) -> OpResult<Kernel> {
         };
         Ok(vec![tensor(x.shape().to_vec(), data)?])
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, eval, eval_at, f32s, ints};
+
+    fn run(op: &str, v: &[f32]) -> Vec<f32> {
+        match eval(op, |_| {}, &[f32s(&[v.len()], v)]).into_parts().1 {
+            Data::F32(v) => v,
+            other => panic!("{}", other.datatype()),
+        }
+    }
+
+    #[test]
+    fn integers_do_not_go_through_floats() {
+        let big = i64::MAX - 1;
+        assert_eq!(eval("Neg", |_| {}, &[ints(&[2], &[big, -3])]), ints(&[2], &[-big, 3]));
+        assert_eq!(eval("Abs", |_| {}, &[ints(&[2], &[-big, 3])]), ints(&[2], &[big, 3]));
+        assert_eq!(
+            eval("Sign", |_| {}, &[ints(&[3], &[-5, 0, 9])]),
+            ints(&[3], &[-1, 0, 1])
+        );
+    }
+
+    #[test]
+    fn rounding_goes_to_even() {
+        assert_eq!(run("Round", &[0.5, 1.5, 2.5, -1.5]), [0.0, 2.0, 2.0, -2.0]);
+    }
+
+    #[test]
+    fn activations_follow_their_formulas() {
+        assert_eq!(run("Relu", &[-1.0, 2.0]), [0.0, 2.0]);
+        assert_eq!(run("HardSwish", &[-3.0, 0.0, 3.0]), [0.0, 0.0, 3.0]);
+        assert_eq!(run("Softsign", &[1.0, -3.0]), [0.5, -0.75]);
+        let elu = eval("Elu", |a| a.float("alpha", 2.0), &[f32s(&[2], &[-1.0, 1.0])]);
+        assert_close(&elu, &f32s(&[2], &[2.0 * (1f32.recip().exp().recip() - 1.0), 1.0]));
+        // The same through the device, which takes over for larger tensors.
+        let many = vec![-0.5f32; 4096];
+        let small = run("Sigmoid", &many[..1])[0];
+        assert!(run("Sigmoid", &many).iter().all(|x| (x - small).abs() < 1e-6));
+    }
+
+    #[test]
+    fn half_floats_and_doubles_keep_their_type() {
+        let half = Tensor::new(vec![1], Data::F16(vec![half::f16::from_f32(4.0)])).unwrap();
+        assert_eq!(
+            eval("Sqrt", |_| {}, &[half]).data(),
+            &Data::F16(vec![half::f16::from_f32(2.0)])
+        );
+        let double = Tensor::new(vec![1], Data::F64(vec![2.0])).unwrap();
+        assert_eq!(eval("Sqrt", |_| {}, &[double]).data(), &Data::F64(vec![2f64.sqrt()]));
+    }
+
+    #[test]
+    fn an_attribute_that_the_operator_does_not_have_is_refused() {
+        let error = eval_at(18, "Relu", |a| a.float("slope", 0.1), &[f32s(&[1], &[1.0])], 1).unwrap_err();
+        assert!(error.contains("slope") && error.contains("Relu"), "{error}");
+    }
 }

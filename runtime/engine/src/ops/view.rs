@@ -57,7 +57,9 @@ fn dropout(spec: &Spec<'_>) -> OpResult<Kernel> {
 fn reshape(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 2)?;
     let keep_zero = spec.flag("allowzero", false)?;
-    Ok(Kernel::view(move |from, rest| one(View::Reshape(reshaped(from, &rest.i64s(0)?, keep_zero)?))))
+    Ok(Kernel::view(move |from, rest| {
+        one(View::Reshape(reshaped(from, &rest.i64s(0)?, keep_zero)?))
+    }))
 }
 
 /// 0 copies a dimension, one -1 takes what is left.
@@ -81,10 +83,16 @@ fn reshaped(from: &[usize], wanted: &[i64], keep_zero: bool) -> OpResult<Vec<usi
     }
     if let Some(d) = open {
         let known = shape::elements(&to)?;
-        ensure!(known > 0 && total.is_multiple_of(known), "{from:?} can't be reshaped to {wanted:?}");
+        ensure!(
+            known > 0 && total.is_multiple_of(known),
+            "{from:?} can't be reshaped to {wanted:?}"
+        );
         to[d] = total / known;
     }
-    ensure!(shape::elements(&to)? == total, "{from:?} can't be reshaped to {wanted:?}");
+    ensure!(
+        shape::elements(&to)? == total,
+        "{from:?} can't be reshaped to {wanted:?}"
+    );
     Ok(to)
 }
 
@@ -92,8 +100,15 @@ fn flatten(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
     let axis = spec.int("axis", 1)?;
     Ok(Kernel::view(move |from, _| {
-        let axis = if axis == from.len() as i64 { from.len() } else { shape::axis(axis, from.len())? };
-        one(View::Reshape(vec![from[..axis].iter().product(), from[axis..].iter().product()]))
+        let axis = if axis == from.len() as i64 {
+            from.len()
+        } else {
+            shape::axis(axis, from.len())?
+        };
+        one(View::Reshape(vec![
+            from[..axis].iter().product(),
+            from[axis..].iter().product(),
+        ]))
     }))
 }
 
@@ -104,8 +119,13 @@ fn squeeze(spec: &Spec<'_>, attribute: Option<Vec<i64>>) -> OpResult<Kernel> {
             Some(axes) => shape::axes(&axes, from.len())?,
             None => (0..from.len()).filter(|&d| from[d] == 1).collect(),
         };
-        ensure!(drop.iter().all(|&d| from[d] == 1), "axes {drop:?} of {from:?} are not all 1");
-        one(View::Reshape((0..from.len()).filter(|d| !drop.contains(d)).map(|d| from[d]).collect()))
+        ensure!(
+            drop.iter().all(|&d| from[d] == 1),
+            "axes {drop:?} of {from:?} are not all 1"
+        );
+        one(View::Reshape(
+            (0..from.len()).filter(|d| !drop.contains(d)).map(|d| from[d]).collect(),
+        ))
     }))
 }
 
@@ -129,7 +149,11 @@ fn transpose(spec: &Spec<'_>) -> OpResult<Kernel> {
         let perm = perm.clone().unwrap_or_else(|| (0..from.len()).rev().collect());
         let mut sorted = perm.clone();
         sorted.sort_unstable();
-        ensure!(sorted.iter().copied().eq(0..from.len()), "perm {perm:?} for rank {}", from.len());
+        ensure!(
+            sorted.iter().copied().eq(0..from.len()),
+            "perm {perm:?} for rank {}",
+            from.len()
+        );
         one(View::Permute(perm))
     }))
 }
@@ -149,16 +173,27 @@ fn whole(dims: &[usize]) -> Vec<Range> {
 
 fn slice_attributes(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
-    let (starts, ends) = (spec.ints("starts")?.unwrap_or_default(), spec.ints("ends")?.unwrap_or_default());
+    let (starts, ends) = (
+        spec.ints("starts")?.unwrap_or_default(),
+        spec.ints("ends")?.unwrap_or_default(),
+    );
     let axes = spec.ints("axes")?;
-    Ok(Kernel::view(move |from, _| one(View::Slice(sliced(from, &starts, &ends, axes.as_deref(), None)?))))
+    Ok(Kernel::view(move |from, _| {
+        one(View::Slice(sliced(from, &starts, &ends, axes.as_deref(), None)?))
+    }))
 }
 
 fn slice_operands(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(3, 5)?;
     Ok(Kernel::view(|from, rest| {
         let (axes, steps) = (rest.opt_i64s(2)?, rest.opt_i64s(3)?);
-        one(View::Slice(sliced(from, &rest.i64s(0)?, &rest.i64s(1)?, axes.as_deref(), steps.as_deref())?))
+        one(View::Slice(sliced(
+            from,
+            &rest.i64s(0)?,
+            &rest.i64s(1)?,
+            axes.as_deref(),
+            steps.as_deref(),
+        )?))
     }))
 }
 
@@ -174,7 +209,10 @@ fn sliced(
     let axes = axes.unwrap_or(&all);
     let ones = vec![1; n];
     let steps = steps.unwrap_or(&ones);
-    ensure!(ends.len() == n && axes.len() == n && steps.len() == n, "starts, ends, axes and steps differ in length");
+    ensure!(
+        ends.len() == n && axes.len() == n && steps.len() == n,
+        "starts, ends, axes and steps differ in length"
+    );
     let mut ranges = whole(from);
     for k in 0..n {
         let d = shape::axis(axes[k], from.len())?;
@@ -195,9 +233,17 @@ fn range(size: i64, start: i64, end: i64, step: i64) -> OpResult<Range> {
         let start = start.clamp(-1, size - 1);
         (start, start - end.clamp(-1, size - 1))
     };
-    let len = if span <= 0 { 0 } else { ((span as u64).div_ceil(step.unsigned_abs())) as usize };
+    let len = if span <= 0 {
+        0
+    } else {
+        ((span as u64).div_ceil(step.unsigned_abs())) as usize
+    };
     let step = if len <= 1 { step.signum() } else { step };
-    Ok(Range { start: if len == 0 { 0 } else { start as usize }, len, step: step as isize })
+    Ok(Range {
+        start: if len == 0 { 0 } else { start as usize },
+        len,
+        step: step as isize,
+    })
 }
 
 fn split(spec: &Spec<'_>) -> OpResult<Kernel> {
@@ -211,16 +257,19 @@ fn split(spec: &Spec<'_>) -> OpResult<Kernel> {
     ensure!(parts > 0 && parts <= 1 << 16, "{parts} outputs");
     Ok(Kernel::view(move |from, rest| {
         let axis = shape::axis(axis, from.len())?;
-        let sizes = match rest.opt_i64s(0)?.or_else(|| attribute.clone()) {
-            Some(sizes) => shape::from_i64s(&sizes)?,
-            None => {
-                let each = from[axis].div_ceil(parts);
-                let left = |k: usize| from[axis].saturating_sub(k * each).min(each);
-                (0..parts).map(left).collect()
-            }
+        let sizes = if let Some(sizes) = rest.opt_i64s(0)?.or_else(|| attribute.clone()) {
+            shape::from_i64s(&sizes)?
+        } else {
+            let each = from[axis].div_ceil(parts);
+            let left = |k: usize| from[axis].saturating_sub(k * each).min(each);
+            (0..parts).map(left).collect()
         };
         let total = sizes.iter().try_fold(0usize, |n, &s| n.checked_add(s));
-        ensure!(total == Some(from[axis]), "parts {sizes:?} of a dimension of {}", from[axis]);
+        ensure!(
+            total == Some(from[axis]),
+            "parts {sizes:?} of a dimension of {}",
+            from[axis]
+        );
         let mut start = 0;
         Ok(sizes
             .into_iter()
@@ -249,7 +298,9 @@ fn depth_to_space(spec: &Spec<'_>) -> OpResult<Kernel> {
         other => bail!("attribute \"mode\" is {other:?} instead of DCR or CRD"),
     };
     Ok(Kernel::view(move |from, _| {
-        let &[n, c, h, w] = from else { bail!("input of rank {} instead of 4", from.len()) };
+        let &[n, c, h, w] = from else {
+            bail!("input of rank {} instead of 4", from.len())
+        };
         ensure!(c.is_multiple_of(b * b), "{c} channels in blocks of {b}");
         let depth = c / (b * b);
         let (split, perm) = if by_column {
@@ -257,15 +308,24 @@ fn depth_to_space(spec: &Spec<'_>) -> OpResult<Kernel> {
         } else {
             (vec![n, b, b, depth, h, w], vec![0, 3, 4, 1, 5, 2])
         };
-        Ok(vec![vec![View::Reshape(split), View::Permute(perm), View::Reshape(vec![n, depth, h * b, w * b])]])
+        Ok(vec![vec![
+            View::Reshape(split),
+            View::Permute(perm),
+            View::Reshape(vec![n, depth, h * b, w * b]),
+        ]])
     }))
 }
 
 fn space_to_depth(spec: &Spec<'_>) -> OpResult<Kernel> {
     let b = blocks(spec)?;
     Ok(Kernel::view(move |from, _| {
-        let &[n, c, h, w] = from else { bail!("input of rank {} instead of 4", from.len()) };
-        ensure!(h.is_multiple_of(b) && w.is_multiple_of(b), "{h} by {w} in blocks of {b}");
+        let &[n, c, h, w] = from else {
+            bail!("input of rank {} instead of 4", from.len())
+        };
+        ensure!(
+            h.is_multiple_of(b) && w.is_multiple_of(b),
+            "{h} by {w} in blocks of {b}"
+        );
         let split = View::Reshape(vec![n, c, h / b, b, w / b, b]);
         let joined = View::Reshape(vec![n, c * b * b, h / b, w / b]);
         Ok(vec![vec![split, View::Permute(vec![0, 3, 5, 1, 2, 4]), joined]])
@@ -275,6 +335,69 @@ fn space_to_depth(spec: &Spec<'_>) -> OpResult<Kernel> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::testing::{Attributes, eval, eval_at, f32s, ints};
+
+    #[test]
+    fn slices_go_backwards_on_host_and_device() {
+        let back = [
+            ints(&[1], &[-1]),
+            ints(&[1], &[i64::MIN]),
+            ints(&[1], &[0]),
+            ints(&[1], &[-2]),
+        ];
+        let run = |x: &crate::Tensor| {
+            let [s, e, a, t] = back.clone();
+            eval("Slice", |_| {}, &[x.clone(), s, e, a, t])
+        };
+        assert_eq!(run(&ints(&[4], &[1, 2, 3, 4])), ints(&[2], &[4, 2]));
+        // Behind a multiplication of this size the data lies on the device.
+        let v: Vec<f32> = (0..2000).map(|k| k as f32).collect();
+        let graph = crate::testing::Graphs::new(18)
+            .input("x", 1, &[Some(2000)])
+            .constant("one", crate::testing::f32_tensor(&[1], &[1.0]))
+            .constant("s", crate::testing::i64_tensor(&[1], &[-1]))
+            .constant("e", crate::testing::i64_tensor(&[1], &[i64::MIN]))
+            .constant("a", crate::testing::i64_tensor(&[1], &[0]))
+            .constant("t", crate::testing::i64_tensor(&[1], &[-3]))
+            .node("Mul", &["x", "one"], &["m"])
+            .node("Slice", &["m", "s", "e", "a", "t"], &["y"])
+            .output("y");
+        let out = graph.run(vec![f32s(&[2000], &v)]);
+        let wanted: Vec<f32> = (0..2000).rev().step_by(3).map(|k| k as f32).collect();
+        assert_eq!(out[0], f32s(&[wanted.len()], &wanted));
+    }
+
+    #[test]
+    fn parts_and_axes() {
+        let x = ints(&[1, 3], &[1, 2, 3]);
+        let out = eval_at(13, "Split", |a| a.int("axis", 1), &[x.clone(), ints(&[2], &[1, 2])], 2).unwrap();
+        assert_eq!(out, [ints(&[1, 1], &[1]), ints(&[1, 2], &[2, 3])]);
+        assert_eq!(
+            eval("Unsqueeze", |_| {}, &[x.clone(), ints(&[1], &[-1])]).shape(),
+            [1, 3, 1]
+        );
+        assert_eq!(eval("Squeeze", |_| {}, &[x.clone(), ints(&[1], &[0])]).shape(), [3]);
+        assert_eq!(eval("Transpose", |_| {}, &[x.clone()]), ints(&[3, 1], &[1, 2, 3]));
+        assert_eq!(
+            eval("Expand", |_| {}, &[x, ints(&[2], &[2, 1])]),
+            ints(&[2, 3], &[1, 2, 3, 1, 2, 3])
+        );
+        let perm = |a: &mut Attributes| a.ints("perm", &[0, 7]);
+        assert!(
+            eval_at(18, "Transpose", perm, &[ints(&[1, 1], &[1])], 1)
+                .unwrap_err()
+                .contains("perm")
+        );
+    }
+
+    #[test]
+    fn blocks_move_between_depth_and_space() {
+        let x = ints(&[1, 4, 1, 1], &[1, 2, 3, 4]);
+        let out = eval("DepthToSpace", |a| a.int("blocksize", 2), &[x.clone()]);
+        assert_eq!(out, ints(&[1, 1, 2, 2], &[1, 2, 3, 4]));
+        assert_eq!(eval("SpaceToDepth", |a| a.int("blocksize", 2), &[out]), x);
+    }
 
     #[test]
     fn ranges_follow_python() {

@@ -22,8 +22,8 @@ pub(crate) fn fold(graph: &mut Graph) {
         }
     }
     let mut folded = vec![false; graph.nodes.len()];
-    for n in 0..graph.nodes.len() {
-        folded[n] = fold_one(graph, n, &uses, &made_by).is_some();
+    for (n, folded) in folded.iter_mut().enumerate() {
+        *folded = fold_one(graph, n, &uses, &made_by).is_some();
     }
     let mut folded = folded.iter();
     graph.nodes.retain(|_| !folded.next().is_some_and(|&f| f));
@@ -31,7 +31,9 @@ pub(crate) fn fold(graph: &mut Graph) {
 
 fn fold_one(graph: &mut Graph, n: usize, uses: &[usize], made_by: &[Option<usize>]) -> Option<()> {
     let norm = &graph.nodes[n];
-    let Role::BatchNorm { epsilon } = norm.role else { return None };
+    let Role::BatchNorm { epsilon } = norm.role else {
+        return None;
+    };
     let between = norm.inputs.first().copied()??;
     let c = made_by[between]?;
     let conv = &graph.nodes[c];
@@ -53,7 +55,11 @@ fn fold_one(graph: &mut Graph, n: usize, uses: &[usize], made_by: &[Option<usize
         Some(Some(_)) => floats(conv.inputs.get(2))?,
         _ => vec![0.0; channels],
     };
-    if channels == 0 || [&scale, &bias, &mean, &variance, &own_bias].iter().any(|v| v.len() != channels) {
+    if channels == 0
+        || [&scale, &bias, &mean, &variance, &own_bias]
+            .iter()
+            .any(|v| v.len() != channels)
+    {
         return None;
     }
     let per_channel = w.len() / channels;
@@ -94,7 +100,9 @@ mod tests {
             .constant("m", f32_tensor(&[1], &[4.0]))
             .constant("v", f32_tensor(&[1], &[0.25]))
             .node("Conv", &["x", "w"], &["c"])
-            .node_with("BatchNormalization", &["c", "s", "b", "m", "v"], &["y"], |a| a.float("epsilon", 0.0))
+            .node_with("BatchNormalization", &["c", "s", "b", "m", "v"], &["y"], |a| {
+                a.float("epsilon", 0.0);
+            })
             .output("y");
         if second_reader { g.output("c") } else { g }
     }
@@ -104,7 +112,10 @@ mod tests {
         let plan = graph(false).plan().unwrap();
         assert_eq!(plan.steps.len(), 1);
         // (3x - 4) * 2 / 0.5 + 1
-        assert_eq!(run_f32(&graph(false), &[&[1, 1, 2]], &[&[1.0, 2.0]]), vec![vec![-3.0, 9.0]]);
+        assert_eq!(
+            run_f32(&graph(false), &[&[1, 1, 2]], &[&[1.0, 2.0]]),
+            vec![vec![-3.0, 9.0]]
+        );
     }
 
     #[test]

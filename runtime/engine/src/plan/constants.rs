@@ -45,10 +45,16 @@ fn results(node: &Node, constants: &[Option<Arc<Tensor>>]) -> Option<Vec<Arc<Ten
             if !sized_within(node, &inputs) {
                 return None;
             }
-            host::run(op.as_ref(), &Inputs(&inputs)).ok()?.into_iter().map(Arc::new).collect()
+            host::run(op.as_ref(), &Inputs(&inputs))
+                .ok()?
+                .into_iter()
+                .map(Arc::new)
+                .collect()
         }
         Kernel::Shape { scalar, op } => {
-            vec![Arc::new(crate::kernel::shape_result(*scalar, op, inputs.first()?.as_ref()?.shape()).ok()?)]
+            vec![Arc::new(
+                crate::kernel::shape_result(*scalar, op, inputs.first()?.as_ref()?.shape()).ok()?,
+            )]
         }
         Kernel::View(op) => {
             let first = inputs.first()?.clone()?;
@@ -76,12 +82,19 @@ fn results(node: &Node, constants: &[Option<Arc<Tensor>>]) -> Option<Vec<Arc<Ten
 fn sized_within(node: &Node, inputs: &[Option<Arc<Tensor>>]) -> bool {
     let small = |t: &Tensor| {
         crate::kernel::i64s(t).is_ok_and(|v| {
-            v.iter().map(|&d| d.unsigned_abs() as usize).try_fold(1usize, |n, d| n.checked_mul(d.max(1))).is_some_and(|n| n <= MAX_FOLDED)
+            v.iter()
+                .map(|&d| d.unsigned_abs() as usize)
+                .try_fold(1usize, |n, d| n.checked_mul(d.max(1)))
+                .is_some_and(|n| n <= MAX_FOLDED)
         })
     };
     match node.op.as_str() {
         "ConstantOfShape" | "Tile" | "Pad" | "OneHot" | "Resize" | "Upsample" | "RandomNormal" | "RandomUniform" => {
-            inputs.iter().skip(usize::from(node.op != "ConstantOfShape")).flatten().all(|t| small(t) || t.data().len() <= 1)
+            inputs
+                .iter()
+                .skip(usize::from(node.op != "ConstantOfShape"))
+                .flatten()
+                .all(|t| small(t) || t.data().len() <= 1)
                 && inputs.iter().flatten().all(|t| t.data().len() <= 64)
                 && !matches!(node.op.as_str(), "Resize" | "Upsample" | "OneHot")
         }

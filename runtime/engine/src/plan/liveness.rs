@@ -35,8 +35,12 @@ pub(crate) fn last_uses(graph: &Graph) -> Vec<Vec<bool>> {
     let mut last: Vec<Vec<bool>> = Vec::with_capacity(graph.nodes.len());
     for node in graph.nodes.iter().rev() {
         // From the right, so that a node reading one value twice lets go of it at its last operand.
-        let mut flags: Vec<bool> =
-            node.inputs.iter().rev().map(|i| i.is_some_and(|i| !std::mem::replace(&mut seen[i], true))).collect();
+        let mut flags: Vec<bool> = node
+            .inputs
+            .iter()
+            .rev()
+            .map(|i| i.is_some_and(|i| !std::mem::replace(&mut seen[i], true)))
+            .collect();
         flags.reverse();
         last.push(flags);
     }
@@ -58,8 +62,11 @@ mod tests {
             .output("z")
             .plan()
             .unwrap();
-        let last: Vec<Vec<bool>> =
-            plan.steps.iter().map(|s| s.inputs.iter().flatten().map(|o| o.last).collect()).collect();
+        let last: Vec<Vec<bool>> = plan
+            .steps
+            .iter()
+            .map(|s| s.inputs.iter().flatten().map(|o| o.last).collect())
+            .collect();
         assert_eq!(last, [[false, true], [false, false]]);
     }
 

@@ -1,19 +1,22 @@
 //! `ZipMap` at an output: the scores go out as they are, and the class names into the output's `labels`.
 
 use super::replace;
+use crate::Labels;
 use crate::graph::{Graph, Role};
 use crate::{Dim, LoadError};
-use crate::Labels;
 
 /// Takes every `ZipMap` out of the graph. One whose result another node reads can't be, since maps are no tensors.
 pub(crate) fn resolve(graph: &mut Graph) -> Result<(), LoadError> {
-    let maps: Vec<usize> =
-        (0..graph.nodes.len()).filter(|&n| matches!(graph.nodes[n].role, Role::ZipMap(_))).collect();
+    let maps: Vec<usize> = (0..graph.nodes.len())
+        .filter(|&n| matches!(graph.nodes[n].role, Role::ZipMap(_)))
+        .collect();
     for n in maps {
         let node = &graph.nodes[n];
-        let (Role::ZipMap(labels), Some(Some(from)), Some(Some(to))) =
-            (node.role.clone(), node.outputs.first().copied(), node.inputs.first().copied())
-        else {
+        let (Role::ZipMap(labels), Some(Some(from)), Some(Some(to))) = (
+            node.role.clone(),
+            node.outputs.first().copied(),
+            node.inputs.first().copied(),
+        ) else {
             continue;
         };
         if graph.nodes.iter().any(|n| n.inputs.contains(&Some(from))) {

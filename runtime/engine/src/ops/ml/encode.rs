@@ -12,8 +12,11 @@ use crate::registry::{Entry, entry};
 use crate::spec::Spec;
 use crate::{Data, DataType, Tensor};
 
-pub(crate) const TABLE: &[Entry] =
-    &[entry("LabelEncoder", 1, label_encoder_v1), entry("LabelEncoder", 2, label_encoder), entry("OneHotEncoder", 1, one_hot)];
+pub(crate) const TABLE: &[Entry] = &[
+    entry("LabelEncoder", 1, label_encoder_v1),
+    entry("LabelEncoder", 2, label_encoder),
+    entry("OneHotEncoder", 1, one_hot),
+];
 
 fn texts(list: Vec<String>) -> Vec<Bytes> {
     list.into_iter().map(Bytes::from).collect()
@@ -24,8 +27,16 @@ fn one_hot(spec: &Spec<'_>) -> OpResult<Kernel> {
     let ints = spec.ints("cats_int64s")?.filter(|l| !l.is_empty());
     let strings = spec.strings("cats_strings")?.filter(|l| !l.is_empty()).map(texts);
     let zeros = spec.flag("zeros", true)?;
-    ensure!(ints.is_some() != strings.is_some(), "it needs categories either as integers or as strings");
-    fn hot<K>(keys: impl Iterator<Item = K>, position: impl Fn(&K) -> Option<usize>, n: usize, zeros: bool) -> OpResult<Vec<f32>> {
+    ensure!(
+        ints.is_some() != strings.is_some(),
+        "it needs categories either as integers or as strings"
+    );
+    fn hot<K>(
+        keys: impl Iterator<Item = K>,
+        position: impl Fn(&K) -> Option<usize>,
+        n: usize,
+        zeros: bool,
+    ) -> OpResult<Vec<f32>> {
         let mut out = Vec::new();
         for key in keys {
             let start = out.len();
@@ -38,7 +49,12 @@ fn one_hot(spec: &Spec<'_>) -> OpResult<Kernel> {
         Ok(out)
     }
     let index: HashMap<i64, usize> = ints.iter().flatten().enumerate().map(|(k, &v)| (v, k)).collect();
-    let names: HashMap<Bytes, usize> = strings.iter().flatten().enumerate().map(|(k, v)| (v.clone(), k)).collect();
+    let names: HashMap<Bytes, usize> = strings
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(k, v)| (v.clone(), k))
+        .collect();
     let n = ints.map_or(0, |l| l.len()).max(strings.map_or(0, |l| l.len()));
     Ok(Kernel::host(move |i| {
         let x = i.get(0)?;
@@ -60,14 +76,23 @@ fn one_hot(spec: &Spec<'_>) -> OpResult<Kernel> {
 fn label_encoder_v1(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
     let classes = texts(spec.strings("classes_strings")?.unwrap_or_default());
-    let (no_int, no_text) = (spec.int("default_int64", -1)?, Bytes::from(spec.string("default_string", "_Unused")?.to_owned()));
+    let (no_int, no_text) = (
+        spec.int("default_int64", -1)?,
+        Bytes::from(spec.string("default_string", "_Unused")?.to_owned()),
+    );
     let index: HashMap<Bytes, i64> = classes.iter().enumerate().map(|(k, s)| (s.clone(), k as i64)).collect();
     Ok(Kernel::host(move |i| {
         let x = i.get(0)?;
         let data = match x.data() {
             Data::Bytes(v) => Data::I64(v.iter().map(|s| index.get(s).copied().unwrap_or(no_int)).collect()),
             Data::I64(v) => {
-                let name = |&k: &i64| usize::try_from(k).ok().and_then(|k| classes.get(k)).unwrap_or(&no_text).clone();
+                let name = |&k: &i64| {
+                    usize::try_from(k)
+                        .ok()
+                        .and_then(|k| classes.get(k))
+                        .unwrap_or(&no_text)
+                        .clone()
+                };
                 Data::Bytes(v.iter().map(name).collect())
             }
             other => bail!("element type {} is not supported here", other.datatype()),
@@ -93,14 +118,22 @@ impl Key for f32 {
     type Bits = u32;
     fn bits(&self) -> u32 {
         // Adding 0 makes -0 equal to 0.
-        if self.is_nan() { f32::NAN.to_bits() } else { (*self + 0.0).to_bits() }
+        if self.is_nan() {
+            f32::NAN.to_bits()
+        } else {
+            (*self + 0.0).to_bits()
+        }
     }
 }
 
 impl Key for f64 {
     type Bits = u64;
     fn bits(&self) -> u64 {
-        if self.is_nan() { f64::NAN.to_bits() } else { (*self + 0.0).to_bits() }
+        if self.is_nan() {
+            f64::NAN.to_bits()
+        } else {
+            (*self + 0.0).to_bits()
+        }
     }
 }
 
@@ -149,7 +182,10 @@ fn list(spec: &Spec<'_>, name: &str) -> OpResult<Option<Data>> {
 fn default_value(spec: &Spec<'_>, to: DataType) -> OpResult<Data> {
     let text = Bytes::from(spec.string("default_string", "_Unused")?.to_owned());
     let (int, float) = (spec.int("default_int64", -1)?, spec.float("default_float", -0.0)?);
-    let given = spec.tensor("default_tensor")?.map(|t| t.into_parts().1).filter(|t| !t.is_empty());
+    let given = spec
+        .tensor("default_tensor")?
+        .map(|t| t.into_parts().1)
+        .filter(|t| !t.is_empty());
     Ok(match (given, to) {
         (Some(t), _) => {
             ensure!(t.datatype() == to, "default_tensor is {} instead of {to}", t.datatype());
@@ -169,7 +205,12 @@ fn label_encoder(spec: &Spec<'_>) -> OpResult<Kernel> {
     let (Some(keys), Some(values)) = (list(spec, "keys")?, list(spec, "values")?) else {
         bail!("keys or values are missing")
     };
-    ensure!(keys.len() == values.len(), "{} keys and {} values", keys.len(), values.len());
+    ensure!(
+        keys.len() == values.len(),
+        "{} keys and {} values",
+        keys.len(),
+        values.len()
+    );
     let default = default_value(spec, values.datatype())?;
     match keys {
         Data::Bytes(k) => from_keys(&k, values, default),
@@ -201,10 +242,61 @@ fn from_keys<K: Key>(keys: &[K], values: Data, default: Data) -> OpResult<Kernel
 }
 
 fn to_values<K: Key, V: Element>(index: HashMap<K::Bits, usize>, values: Vec<V>, default: Vec<V>) -> OpResult<Kernel> {
-    ensure!(default.len() == 1, "the default has {} elements instead of 1", default.len());
+    ensure!(
+        default.len() == 1,
+        "the default has {} elements instead of 1",
+        default.len()
+    );
     Ok(Kernel::host(move |i: &Inputs<'_>| -> OpResult<Vec<Tensor>> {
         let x = i.get(0)?;
         let value = |key: &K| index.get(&key.bits()).map_or(&default[0], |&k| &values[k]).clone();
-        Ok(vec![tensor(x.shape().to_vec(), V::wrap(typed::<K>(x)?.iter().map(value).collect()))?])
+        Ok(vec![tensor(
+            x.shape().to_vec(),
+            V::wrap(typed::<K>(x)?.iter().map(value).collect()),
+        )?])
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{eval, eval_at, f32s, ints, texts};
+
+    #[test]
+    fn categories_become_places_and_unknown_ones_none() {
+        let one_hot = |zeros| {
+            move |a: &mut crate::testing::Attributes| {
+                a.strings("cats_strings", &["red", "blue"]);
+                a.int("zeros", zeros);
+            }
+        };
+        let x = texts(&[2], &["blue", "green"]);
+        assert_eq!(
+            eval("OneHotEncoder", one_hot(1), &[x.clone()]),
+            f32s(&[2, 2], &[0.0, 1.0, 0.0, 0.0])
+        );
+        assert!(eval_at(15, "OneHotEncoder", one_hot(0), &[x], 1).is_err());
+    }
+
+    #[test]
+    fn keys_of_any_type_map_to_values_of_any_type() {
+        let out = eval(
+            "LabelEncoder",
+            |a| {
+                a.floats("keys_floats", &[1.0, f32::NAN]);
+                a.strings("values_strings", &["one", "none"]);
+                a.string("default_string", "other");
+            },
+            &[f32s(&[3], &[f32::NAN, 1.0, 2.0])],
+        );
+        assert_eq!(out, texts(&[3], &["none", "one", "other"]));
+        let out = eval(
+            "LabelEncoder",
+            |a| {
+                a.strings("keys_strings", &["a"]);
+                a.ints("values_int64s", &[7]);
+            },
+            &[texts(&[2], &["a", "b"])],
+        );
+        assert_eq!(out, ints(&[2], &[7, -1]));
+    }
 }

@@ -58,7 +58,9 @@ fn softmax(row: &mut [f32], counts: impl Fn(f32) -> bool) {
         sum += *x;
     }
     if sum > 0.0 {
-        row.iter_mut().for_each(|x| *x /= sum);
+        for x in row.iter_mut() {
+            *x /= sum;
+        }
     }
 }
 

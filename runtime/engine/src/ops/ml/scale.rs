@@ -19,7 +19,11 @@ pub(crate) const TABLE: &[Entry] = &[
 
 /// One value for all columns, or one for each.
 fn column<T: Copy>(list: &[T], k: usize, default: T) -> T {
-    if list.len() == 1 { list[0] } else { list.get(k).copied().unwrap_or(default) }
+    if list.len() == 1 {
+        list[0]
+    } else {
+        list.get(k).copied().unwrap_or(default)
+    }
 }
 
 fn scaler(spec: &Spec<'_>) -> OpResult<Kernel> {
@@ -30,7 +34,11 @@ fn scaler(spec: &Spec<'_>) -> OpResult<Kernel> {
         let x = i.get(0)?;
         let columns = x.shape().last().copied().unwrap_or(1).max(1);
         for list in [&offset, &scale] {
-            ensure!(list.len() <= 1 || list.len() == columns, "{} factors for {columns} columns", list.len());
+            ensure!(
+                list.len() <= 1 || list.len() == columns,
+                "{} factors for {columns} columns",
+                list.len()
+            );
         }
         let data = numbers!(x.data(), v => {
             let scaled = |(n, x): (usize, &_)| {
@@ -58,7 +66,9 @@ fn normalizer(spec: &Spec<'_>) -> OpResult<Kernel> {
         for row in out.chunks_exact_mut(c.max(1)) {
             let n = norm(row);
             if n != 0.0 {
-                row.iter_mut().for_each(|x| *x /= n);
+                for x in row.iter_mut() {
+                    *x /= n;
+                }
             }
         }
         Ok(vec![tensor(x.shape().to_vec(), Data::F32(out))?])
@@ -69,8 +79,14 @@ fn imputer(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
     let floats = spec.floats("imputed_value_floats")?.unwrap_or_default();
     let ints = spec.ints("imputed_value_int64s")?.unwrap_or_default();
-    let missing = (spec.float("replaced_value_float", 0.0)?, spec.int("replaced_value_int64", 0)?);
-    ensure!(floats.is_empty() != ints.is_empty(), "it needs values either for floats or for integers");
+    let missing = (
+        spec.float("replaced_value_float", 0.0)?,
+        spec.int("replaced_value_int64", 0)?,
+    );
+    ensure!(
+        floats.is_empty() != ints.is_empty(),
+        "it needs values either for floats or for integers"
+    );
     Ok(Kernel::host(move |i| {
         let x = i.get(0)?;
         let columns = x.shape().last().copied().unwrap_or(1).max(1);
@@ -80,15 +96,33 @@ fn imputer(spec: &Spec<'_>) -> OpResult<Kernel> {
         let is_gap = |x: f64| x == gap || (gap.is_nan() && x.is_nan());
         let data = match x.data() {
             Data::F32(v) if ints.is_empty() => {
-                let fill = |(k, &x): (usize, &f32)| if is_gap(f64::from(x)) { column(&floats, k % columns, x) } else { x };
+                let fill = |(k, &x): (usize, &f32)| {
+                    if is_gap(f64::from(x)) {
+                        column(&floats, k % columns, x)
+                    } else {
+                        x
+                    }
+                };
                 Data::F32(v.iter().enumerate().map(fill).collect())
             }
             Data::F64(v) if ints.is_empty() => {
-                let fill = |(k, &x): (usize, &f64)| if is_gap(x) { f64::from(column(&floats, k % columns, 0.0)) } else { x };
+                let fill = |(k, &x): (usize, &f64)| {
+                    if is_gap(x) {
+                        f64::from(column(&floats, k % columns, 0.0))
+                    } else {
+                        x
+                    }
+                };
                 Data::F64(v.iter().enumerate().map(fill).collect())
             }
             Data::I64(v) if floats.is_empty() => {
-                let fill = |(k, &x): (usize, &i64)| if x == missing.1 { column(&ints, k % columns, x) } else { x };
+                let fill = |(k, &x): (usize, &i64)| {
+                    if x == missing.1 {
+                        column(&ints, k % columns, x)
+                    } else {
+                        x
+                    }
+                };
                 Data::I64(v.iter().enumerate().map(fill).collect())
             }
             other => bail!("element type {} does not fit the values to fill in", other.datatype()),
@@ -105,7 +139,10 @@ fn binarizer(spec: &Spec<'_>) -> OpResult<Kernel> {
     }
     Ok(Kernel::host(move |i| {
         let x = i.get(0)?;
-        Ok(vec![tensor(x.shape().to_vec(), numbers!(x.data(), v => binary(v, threshold)))?])
+        Ok(vec![tensor(
+            x.shape().to_vec(),
+            numbers!(x.data(), v => binary(v, threshold)),
+        )?])
     }))
 }
 
@@ -117,15 +154,25 @@ fn array_feature_extractor(spec: &Spec<'_>) -> OpResult<Kernel> {
         // A plain list is one row.
         let dims = shape::lead_ones(x.shape(), 2);
         let axis = dims.len() - 1;
-        ensure!(index.iter().all(|&k| k >= 0 && (k as usize) < dims[axis]), "an index is out of range for {dims:?}");
-        Ok(vec![each_data!(x.data(), v => crate::ops::gather::take(v, &dims, axis, &index, &[index.len()]))?])
+        ensure!(
+            index.iter().all(|&k| k >= 0 && (k as usize) < dims[axis]),
+            "an index is out of range for {dims:?}"
+        );
+        Ok(vec![
+            each_data!(x.data(), v => crate::ops::gather::take(v, &dims, axis, &index, &[index.len()]))?,
+        ])
     }))
 }
 
 fn feature_vectorizer(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, usize::MAX)?;
     let widths = spec.sizes("inputdimensions", 0)?.unwrap_or_default();
-    ensure!(widths.is_empty() || widths.len() == spec.inputs.len(), "{} widths for {} inputs", widths.len(), spec.inputs.len());
+    ensure!(
+        widths.is_empty() || widths.len() == spec.inputs.len(),
+        "{} widths for {} inputs",
+        widths.len(),
+        spec.inputs.len()
+    );
     Ok(Kernel::host(move |i| {
         let parts = (0..i.len()).map(|k| rows(i.get(k)?)).collect::<OpResult<Vec<_>>>()?;
         let n = parts[0].1;
@@ -141,4 +188,57 @@ fn feature_vectorizer(spec: &Spec<'_>) -> OpResult<Kernel> {
         }
         Ok(vec![tensor(vec![n, total], Data::F32(out))?])
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{assert_close, eval, f32s, ints};
+
+    #[test]
+    fn columns_are_scaled_normalised_and_filled() {
+        let x = f32s(&[1, 2], &[3.0, -4.0]);
+        let scaled = eval(
+            "Scaler",
+            |a| {
+                a.floats("offset", &[1.0, 0.0]);
+                a.floats("scale", &[0.5]);
+            },
+            &[x.clone()],
+        );
+        assert_close(&scaled, &f32s(&[1, 2], &[1.0, -2.0]));
+        assert_close(
+            &eval("Normalizer", |a| a.string("norm", "L2"), &[x.clone()]),
+            &f32s(&[1, 2], &[0.6, -0.8]),
+        );
+        assert_close(
+            &eval("Normalizer", |a| a.string("norm", "L1"), &[x]),
+            &f32s(&[1, 2], &[3.0 / 7.0, -4.0 / 7.0]),
+        );
+        let filled = eval(
+            "Imputer",
+            |a| {
+                a.floats("imputed_value_floats", &[9.0, 8.0]);
+                a.float("replaced_value_float", f32::NAN);
+            },
+            &[f32s(&[1, 2], &[f32::NAN, 1.0])],
+        );
+        assert_close(&filled, &f32s(&[1, 2], &[9.0, 1.0]));
+    }
+
+    #[test]
+    fn columns_are_picked_cut_and_joined() {
+        let x = f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let picked = eval("ArrayFeatureExtractor", |_| {}, &[x.clone(), ints(&[1], &[1])]);
+        assert_close(&picked, &f32s(&[2, 1], &[2.0, 4.0]));
+        assert_close(
+            &eval("Binarizer", |a| a.float("threshold", 2.0), &[x.clone()]),
+            &f32s(&[2, 2], &[0.0, 0.0, 1.0, 1.0]),
+        );
+        let joined = eval(
+            "FeatureVectorizer",
+            |a| a.ints("inputdimensions", &[1, 3]),
+            &[x.clone(), x],
+        );
+        assert_close(&joined, &f32s(&[2, 4], &[1.0, 1.0, 2.0, 0.0, 3.0, 3.0, 4.0, 0.0]));
+    }
 }

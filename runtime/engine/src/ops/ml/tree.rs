@@ -40,7 +40,11 @@ impl Forests {
         // The form that nearly every model uses, and the check of the structure.
         let forest = Forest::new(&trees)?;
         let _ = single.set(forest);
-        Ok(Self { trees, single, double: OnceLock::new() })
+        Ok(Self {
+            trees,
+            single,
+            double: OnceLock::new(),
+        })
     }
 
     /// For each row the aggregated scores.
@@ -50,7 +54,11 @@ impl Forests {
             [n, c] => (n, c),
             _ => bail!("input of shape {:?} instead of rows", x.shape()),
         };
-        ensure!(c >= self.trees.features(), "rows of {c} features where the trees ask for {}", self.trees.features());
+        ensure!(
+            c >= self.trees.features(),
+            "rows of {c} features where the trees ask for {}",
+            self.trees.features()
+        );
         shape::elements(&[n, self.trees.targets])?;
         let wide: Vec<f32>;
         let v: &[f32] = match x.data() {
@@ -71,7 +79,9 @@ impl Forests {
             other => bail!("element type {} is not supported here", other.datatype()),
         };
         let single = self.single.get();
-        let Some(forest) = single else { bail!("internal: the trees are gone") };
+        let Some(forest) = single else {
+            bail!("internal: the trees are gone")
+        };
         Ok((n, self.run(forest, v, c, aggregate)))
     }
 
@@ -94,7 +104,11 @@ fn classifier(spec: &Spec<'_>) -> OpResult<Kernel> {
     let classes = super::count(&labels);
     let trees = parse::attributes(spec, "class", classes)?;
     let base = parse::base_values(spec)?;
-    ensure!(base.is_empty() || base.len() == classes || (classes == 2 && base.len() == 1), "{} base values for {classes} classes", base.len());
+    ensure!(
+        base.is_empty() || base.len() == classes || (classes == 2 && base.len() == 1),
+        "{} base values for {classes} classes",
+        base.len()
+    );
     let post = Post::parse(spec)?;
     let decision = score::Decision::new(&trees, classes, base, post);
     let forests = Forests::new(trees)?;
@@ -106,7 +120,10 @@ fn classifier(spec: &Spec<'_>) -> OpResult<Kernel> {
         for row in rows {
             picked.push(decision.decide(row, &mut scores));
         }
-        Ok(vec![label_tensor(&labels, &picked)?, tensor(vec![n, columns], Data::F32(scores))?])
+        Ok(vec![
+            label_tensor(&labels, &picked)?,
+            tensor(vec![n, columns], Data::F32(scores))?,
+        ])
     }))
 }
 
@@ -131,13 +148,19 @@ fn ensemble(spec: &Spec<'_>) -> OpResult<Kernel> {
 fn regression(trees: Trees, base: Vec<f64>, aggregate: Aggregate, post: Post, keeps_type: bool) -> OpResult<Kernel> {
     let targets = trees.targets;
     ensure!(targets > 0 && targets <= 1 << 20, "{targets} targets");
-    ensure!(base.is_empty() || base.len() == targets, "{} base values for {targets} targets", base.len());
+    ensure!(
+        base.is_empty() || base.len() == targets,
+        "{} base values for {targets} targets",
+        base.len()
+    );
     let forests = Forests::new(trees)?;
     Ok(Kernel::host(move |i| {
         let x = i.get(0)?;
         let (n, rows) = forests.scores(x, aggregate)?;
         let trees = forests.trees.roots.len();
-        let values = rows.into_iter().flat_map(|row| score::finish(row, aggregate, trees, &base));
+        let values = rows
+            .into_iter()
+            .flat_map(|row| score::finish(row, aggregate, trees, &base));
         if let (true, Data::F64(_), Post::None) = (keeps_type, x.data(), post) {
             return Ok(vec![tensor(vec![n, targets], Data::F64(values.collect()))?]);
         }
@@ -145,4 +168,80 @@ fn regression(trees: Trees, base: Vec<f64>, aggregate: Aggregate, post: Post, ke
         out.chunks_exact_mut(targets).for_each(|row| post.apply(row));
         Ok(vec![tensor(vec![n, targets], Data::F32(out))?])
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Attributes, assert_close, eval, eval_at, f32s, ints};
+
+    /// x0 <= 1 leads to leaf 1, else to leaf 2.
+    fn stump(a: &mut Attributes, kind: &str, missing_true: i64) {
+        a.ints("nodes_treeids", &[0, 0, 0]);
+        a.ints("nodes_nodeids", &[0, 1, 2]);
+        a.ints("nodes_featureids", &[0, 0, 0]);
+        a.floats("nodes_values", &[1.0, 0.0, 0.0]);
+        a.strings("nodes_modes", &["BRANCH_LEQ", "LEAF", "LEAF"]);
+        a.ints("nodes_truenodeids", &[1, 0, 0]);
+        a.ints("nodes_falsenodeids", &[2, 0, 0]);
+        a.ints("nodes_missing_value_tracks_true", &[missing_true, 0, 0]);
+        a.ints(&format!("{kind}_treeids"), &[0, 0]);
+        a.ints(&format!("{kind}_nodeids"), &[1, 2]);
+    }
+
+    #[test]
+    fn a_missing_value_goes_where_its_node_says() {
+        let model = |missing| {
+            move |a: &mut Attributes| {
+                stump(a, "target", missing);
+                a.ints("target_ids", &[0, 0]);
+                a.floats("target_weights", &[10.0, 20.0]);
+            }
+        };
+        let x = f32s(&[3, 1], &[1.0, 1.5, f32::NAN]);
+        assert_close(
+            &eval("TreeEnsembleRegressor", model(0), &[x.clone()]),
+            &f32s(&[3, 1], &[10.0, 20.0, 20.0]),
+        );
+        assert_close(
+            &eval("TreeEnsembleRegressor", model(1), &[x]),
+            &f32s(&[3, 1], &[10.0, 20.0, 10.0]),
+        );
+    }
+
+    #[test]
+    fn a_classifier_sums_the_leaves_of_its_classes() {
+        let model = |a: &mut Attributes| {
+            stump(a, "class", 0);
+            a.ints("class_ids", &[0, 2]);
+            a.floats("class_weights", &[0.9, 0.7]);
+            a.ints("classlabels_int64s", &[5, 6, 7]);
+        };
+        let out = eval_at(15, "TreeEnsembleClassifier", model, &[f32s(&[2, 1], &[0.0, 2.0])], 2).unwrap();
+        assert_eq!(out[0], ints(&[2], &[5, 7]));
+        assert_close(&out[1], &f32s(&[2, 3], &[0.9, 0.0, 0.0, 0.0, 0.0, 0.7]));
+    }
+
+    #[test]
+    fn a_tree_that_leads_into_itself_is_refused() {
+        let model = |a: &mut Attributes| {
+            a.ints("nodes_treeids", &[0, 0]);
+            a.ints("nodes_nodeids", &[0, 1]);
+            a.ints("nodes_featureids", &[0, 0]);
+            a.floats("nodes_values", &[1.0, 1.0]);
+            a.strings("nodes_modes", &["BRANCH_LEQ", "BRANCH_LEQ"]);
+            a.ints("nodes_truenodeids", &[1, 0]);
+            a.ints("nodes_falsenodeids", &[1, 1]);
+        };
+        assert!(eval_at(15, "TreeEnsembleRegressor", model, &[f32s(&[1, 1], &[0.0])], 1).is_err());
+    }
+
+    #[test]
+    fn fewer_features_than_the_trees_ask_for_are_an_error() {
+        let model = |a: &mut Attributes| {
+            stump(a, "target", 0);
+            a.ints("target_ids", &[0, 0]);
+            a.floats("target_weights", &[1.0, 2.0]);
+        };
+        assert!(eval_at(15, "TreeEnsembleRegressor", model, &[f32s(&[1, 0], &[])], 1).is_err());
+    }
 }

@@ -60,7 +60,10 @@ impl<T: Threshold> Forest<T> {
     /// Checks that every tree is a tree: no node is met twice.
     pub(crate) fn new(trees: &Trees) -> OpResult<Self> {
         let n = trees.nodes.len();
-        ensure!(n < LEAF as usize && trees.weights.len() < LEAF as usize, "{n} nodes are too many");
+        ensure!(
+            n < LEAF as usize && trees.weights.len() < LEAF as usize,
+            "{n} nodes are too many"
+        );
         let mut place = vec![None; n];
         let mut nodes: Vec<Node<T>> = Vec::with_capacity(n);
         let mut modes = Vec::with_capacity(n);
@@ -73,10 +76,22 @@ impl<T: Threshold> Forest<T> {
                 place[k] = Some(nodes.len() as u32);
                 match trees.nodes[k] {
                     RawNode::Leaf { start, end } => {
-                        nodes.push(Node { value: T::from_f64(0.0), feature: LEAF, yes: start as u32, no: end as u32 });
+                        nodes.push(Node {
+                            value: T::from_f64(0.0),
+                            feature: LEAF,
+                            yes: start as u32,
+                            no: end as u32,
+                        });
                         modes.push((Mode::LessOrEqual, false));
                     }
-                    RawNode::Branch { feature, value, mode, missing_true, yes, no } => {
+                    RawNode::Branch {
+                        feature,
+                        value,
+                        mode,
+                        missing_true,
+                        yes,
+                        no,
+                    } => {
                         ensure!(feature < LEAF as usize, "feature {feature} is too large");
                         // Children are still the file's numbers here.
                         nodes.push(Node {
@@ -127,7 +142,11 @@ impl<T: Threshold> Forest<T> {
         let mut node = self.nodes[root as usize];
         while node.feature != LEAF {
             // False for a missing value, as it should be.
-            let next = if row[node.feature as usize] <= node.value { node.yes } else { node.no };
+            let next = if row[node.feature as usize] <= node.value {
+                node.yes
+            } else {
+                node.no
+            };
             node = self.nodes[next as usize];
         }
         node
@@ -151,7 +170,11 @@ impl<T: Threshold> Forest<T> {
                 Mode::NotEqual => x != node.value,
                 Mode::Member(set) => self.sets[set].iter().any(|&m| m == x.to_f64()),
             };
-            at = if yes || (missing_true && x.is_nan()) { node.yes } else { node.no } as usize;
+            at = if yes || (missing_true && x.is_nan()) {
+                node.yes
+            } else {
+                node.no
+            } as usize;
         }
     }
 }

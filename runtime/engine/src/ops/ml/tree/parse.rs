@@ -22,7 +22,14 @@ pub(crate) enum Mode {
 /// A node as the file has it.
 #[derive(Clone, Debug)]
 pub(crate) enum RawNode {
-    Branch { feature: usize, value: f64, mode: Mode, missing_true: bool, yes: usize, no: usize },
+    Branch {
+        feature: usize,
+        value: f64,
+        mode: Mode,
+        missing_true: bool,
+        yes: usize,
+        no: usize,
+    },
     /// A range of `Trees::weights`.
     Leaf { start: usize, end: usize },
 }
@@ -62,7 +69,9 @@ fn doubles(t: &Tensor) -> OpResult<Vec<f64>> {
 /// A list of floats, or the same in double precision.
 fn floats(spec: &Spec<'_>, name: &str) -> OpResult<(Vec<f64>, bool)> {
     let single = spec.floats(name)?.filter(|v| !v.is_empty());
-    let tensor = spec.tensor(&format!("{name}_as_tensor"))?.filter(|t| !t.data().is_empty());
+    let tensor = spec
+        .tensor(&format!("{name}_as_tensor"))?
+        .filter(|t| !t.data().is_empty());
     ensure!(single.is_none() || tensor.is_none(), "{name} are given twice");
     match (single, tensor) {
         (_, Some(t)) => Ok((doubles(&t)?, matches!(t.data(), Data::F64(_)))),
@@ -91,7 +100,11 @@ fn mode(name: &str) -> OpResult<Option<Mode>> {
 pub(crate) fn attributes(spec: &Spec<'_>, kind: &str, targets: usize) -> OpResult<Trees> {
     let list = |name: &str| -> OpResult<Vec<i64>> { Ok(spec.ints(name)?.unwrap_or_default()) };
     let (tree_ids, node_ids) = (list("nodes_treeids")?, list("nodes_nodeids")?);
-    let (features, yes, no) = (list("nodes_featureids")?, list("nodes_truenodeids")?, list("nodes_falsenodeids")?);
+    let (features, yes, no) = (
+        list("nodes_featureids")?,
+        list("nodes_truenodeids")?,
+        list("nodes_falsenodeids")?,
+    );
     let modes = spec.strings("nodes_modes")?.unwrap_or_default();
     let (values, double) = floats(spec, "nodes_values")?;
     let missing = list("nodes_missing_value_tracks_true")?;
@@ -108,12 +121,21 @@ pub(crate) fn attributes(spec: &Spec<'_>, kind: &str, targets: usize) -> OpResul
     ] {
         ensure!(len == n, "attribute {name:?} has {len} entries for {n} nodes");
     }
-    ensure!(missing.is_empty() || missing.len() == n, "\"nodes_missing_value_tracks_true\" has {} entries", missing.len());
+    ensure!(
+        missing.is_empty() || missing.len() == n,
+        "\"nodes_missing_value_tracks_true\" has {} entries",
+        missing.len()
+    );
     ensure!(n > 0, "it has no nodes");
     let mut index = HashMap::with_capacity(n);
     let mut roots = Vec::new();
     for k in 0..n {
-        ensure!(index.insert((tree_ids[k], node_ids[k]), k).is_none(), "node {} of tree {} is there twice", node_ids[k], tree_ids[k]);
+        ensure!(
+            index.insert((tree_ids[k], node_ids[k]), k).is_none(),
+            "node {} of tree {} is there twice",
+            node_ids[k],
+            tree_ids[k]
+        );
     }
     let leaves = leaves(spec, kind, targets, &index)?;
     let mut nodes = Vec::with_capacity(n);
@@ -123,26 +145,52 @@ pub(crate) fn attributes(spec: &Spec<'_>, kind: &str, targets: usize) -> OpResul
         let Some(mode) = mode(&modes[k])? else {
             let start = weights.len();
             weights.extend_from_slice(leaves.get(&k).map_or(&[][..], Vec::as_slice));
-            nodes.push(RawNode::Leaf { start, end: weights.len() });
+            nodes.push(RawNode::Leaf {
+                start,
+                end: weights.len(),
+            });
             continue;
         };
         let child = |id: i64| match index.get(&(tree_ids[k], id)) {
             Some(&c) => Ok(c),
-            None => bail!("node {} of tree {} leads to node {id}, which is not there", node_ids[k], tree_ids[k]),
+            None => bail!(
+                "node {} of tree {} leads to node {id}, which is not there",
+                node_ids[k],
+                tree_ids[k]
+            ),
         };
         let (yes, no) = (child(yes[k])?, child(no[k])?);
         is_child[yes] = true;
         is_child[no] = true;
-        let Ok(feature) = u32::try_from(features[k]) else { bail!("feature {} of a node", features[k]) };
+        let Ok(feature) = u32::try_from(features[k]) else {
+            bail!("feature {} of a node", features[k])
+        };
         let missing_true = missing.get(k).is_some_and(|&m| m != 0);
-        nodes.push(RawNode::Branch { feature: feature as usize, value: values[k], mode, missing_true, yes, no });
+        nodes.push(RawNode::Branch {
+            feature: feature as usize,
+            value: values[k],
+            mode,
+            missing_true,
+            yes,
+            no,
+        });
     }
     // A tree starts where no branch leads.
     roots.extend((0..n).filter(|&k| !is_child[k]));
     let distinct: std::collections::HashSet<_> = roots.iter().map(|&r| tree_ids[r]).collect();
     let all: std::collections::HashSet<_> = tree_ids.iter().collect();
-    ensure!(distinct.len() == roots.len() && all.len() == roots.len(), "a tree has no root, or two");
-    Ok(Trees { nodes, roots, weights, sets: Vec::new(), targets, double })
+    ensure!(
+        distinct.len() == roots.len() && all.len() == roots.len(),
+        "a tree has no root, or two"
+    );
+    Ok(Trees {
+        nodes,
+        roots,
+        weights,
+        sets: Vec::new(),
+        targets,
+        double,
+    })
 }
 
 /// Target and weight for each node that has any.
@@ -156,11 +204,18 @@ fn leaves(
     let (tree_ids, node_ids, ids) = (list("treeids")?, list("nodeids")?, list("ids")?);
     let (weights, _) = floats(spec, &format!("{kind}_weights"))?;
     let n = ids.len();
-    ensure!(tree_ids.len() == n && node_ids.len() == n && weights.len() == n, "the lists of leaf weights differ in length");
+    ensure!(
+        tree_ids.len() == n && node_ids.len() == n && weights.len() == n,
+        "the lists of leaf weights differ in length"
+    );
     let mut leaves: HashMap<usize, Vec<(u32, f64)>> = HashMap::new();
     for k in 0..n {
         let Some(&node) = index.get(&(tree_ids[k], node_ids[k])) else {
-            bail!("a weight belongs to node {} of tree {}, which is not there", node_ids[k], tree_ids[k])
+            bail!(
+                "a weight belongs to node {} of tree {}, which is not there",
+                node_ids[k],
+                tree_ids[k]
+            )
         };
         match u32::try_from(ids[k]) {
             Ok(id) if (id as usize) < targets => leaves.entry(node).or_default().push((id, weights[k])),
@@ -195,11 +250,29 @@ pub(crate) fn ensemble(spec: &Spec<'_>) -> OpResult<Trees> {
     let missing = list("nodes_missing_value_tracks_true")?;
     let (leaf_targets, leaf_weights) = (list("leaf_targetids")?, doubles(&tensor("leaf_weights")?)?);
     let n = values.len();
-    let lens = [modes.len(), features.len(), yes.len(), yes_leaf.len(), no.len(), no_leaf.len()];
+    let lens = [
+        modes.len(),
+        features.len(),
+        yes.len(),
+        yes_leaf.len(),
+        no.len(),
+        no_leaf.len(),
+    ];
     ensure!(lens.iter().all(|&l| l == n), "the lists of nodes differ in length");
-    ensure!(missing.is_empty() || missing.len() == n, "\"nodes_missing_value_tracks_true\" has {} entries", missing.len());
-    ensure!(leaf_targets.len() == leaf_weights.len(), "the lists of leaves differ in length");
-    let member_values = spec.tensor("membership_values")?.map(|t| doubles(&t)).transpose()?.unwrap_or_default();
+    ensure!(
+        missing.is_empty() || missing.len() == n,
+        "\"nodes_missing_value_tracks_true\" has {} entries",
+        missing.len()
+    );
+    ensure!(
+        leaf_targets.len() == leaf_weights.len(),
+        "the lists of leaves differ in length"
+    );
+    let member_values = spec
+        .tensor("membership_values")?
+        .map(|t| doubles(&t))
+        .transpose()?
+        .unwrap_or_default();
     let mut sets = member_values.split(|v| v.is_nan()).map(<[f64]>::to_vec);
     let mut found = Vec::new();
     let child = |id: i64, leaf: i64| -> OpResult<usize> {
@@ -224,10 +297,19 @@ pub(crate) fn ensemble(spec: &Spec<'_>) -> OpResult<Trees> {
             }
             other => bail!("node mode {other} is not known"),
         };
-        let Ok(feature) = u32::try_from(features[k]) else { bail!("feature {} of a node", features[k]) };
+        let Ok(feature) = u32::try_from(features[k]) else {
+            bail!("feature {} of a node", features[k])
+        };
         let (yes, no) = (child(yes[k], yes_leaf[k])?, child(no[k], no_leaf[k])?);
         let missing_true = missing.get(k).is_some_and(|&m| m != 0);
-        nodes.push(RawNode::Branch { feature: feature as usize, value: values[k], mode, missing_true, yes, no });
+        nodes.push(RawNode::Branch {
+            feature: feature as usize,
+            value: values[k],
+            mode,
+            missing_true,
+            yes,
+            no,
+        });
     }
     let mut weights = Vec::with_capacity(leaf_targets.len());
     for (&t, &w) in leaf_targets.iter().zip(&leaf_weights) {
@@ -235,11 +317,21 @@ pub(crate) fn ensemble(spec: &Spec<'_>) -> OpResult<Trees> {
             Ok(t) if (t as usize) < targets => weights.push((t, w)),
             _ => bail!("a leaf belongs to target {t} of {targets}"),
         }
-        nodes.push(RawNode::Leaf { start: weights.len() - 1, end: weights.len() });
+        nodes.push(RawNode::Leaf {
+            start: weights.len() - 1,
+            end: weights.len(),
+        });
     }
     let roots = list("tree_roots")?;
     // A root that is both children of itself stands for a tree of one leaf, which needs no special case here.
     let roots = roots.iter().map(|&r| child(r, 0)).collect::<OpResult<Vec<_>>>()?;
     ensure!(!roots.is_empty(), "it has no trees");
-    Ok(Trees { nodes, roots, weights, sets: found, targets, double })
+    Ok(Trees {
+        nodes,
+        roots,
+        weights,
+        sets: found,
+        targets,
+        double,
+    })
 }

@@ -47,24 +47,30 @@ pub(crate) fn rows<T: Threshold>(
     targets: usize,
     aggregate: Aggregate,
 ) -> Vec<Scored> {
-    v.chunks_exact(columns.max(1)).map(|row| {
-        let mut scores: Scored = vec![None; targets];
-        forest.walk(row, |target, weight| {
-            let slot = &mut scores[target as usize];
-            *slot = Some(match (*slot, aggregate) {
-                (None, _) => weight,
-                (Some(s), Aggregate::Sum | Aggregate::Average) => s + weight,
-                (Some(s), Aggregate::Min) => s.min(weight),
-                (Some(s), Aggregate::Max) => s.max(weight),
+    v.chunks_exact(columns.max(1))
+        .map(|row| {
+            let mut scores: Scored = vec![None; targets];
+            forest.walk(row, |target, weight| {
+                let slot = &mut scores[target as usize];
+                *slot = Some(match (*slot, aggregate) {
+                    (None, _) => weight,
+                    (Some(s), Aggregate::Sum | Aggregate::Average) => s + weight,
+                    (Some(s), Aggregate::Min) => s.min(weight),
+                    (Some(s), Aggregate::Max) => s.max(weight),
+                });
             });
-        });
-        scores
-    }).collect()
+            scores
+        })
+        .collect()
 }
 
 /// A regressor's targets.
 pub(crate) fn finish(row: Scored, aggregate: Aggregate, trees: usize, base: &[f64]) -> Vec<f64> {
-    let count = if aggregate == Aggregate::Average { trees as f64 } else { 1.0 };
+    let count = if aggregate == Aggregate::Average {
+        trees as f64
+    } else {
+        1.0
+    };
     row.into_iter()
         .enumerate()
         .map(|(k, v)| v.unwrap_or(0.0) / count + base.get(k).copied().unwrap_or(0.0))
@@ -110,15 +116,25 @@ impl Decision {
         let scores = &mut out[start..];
         // A class that no leaf spoke of is never picked, unless it has a base value.
         let candidate = |k: &usize| spoken[*k] || self.base.len() == scores.len();
-        let picked = (0..scores.len()).filter(candidate).reduce(|b, k| if scores[k] > scores[b] { k } else { b });
+        let picked = (0..scores.len())
+            .filter(candidate)
+            .reduce(|b, k| if scores[k] > scores[b] { k } else { b });
         self.post.apply(scores);
         picked.unwrap_or(0)
     }
 
     fn decide_single(&self, row: &[Option<f64>], out: &mut Vec<f32>) -> usize {
-        let base = self.base.last().copied().unwrap_or(0.0);
+        let class = usize::from(row.get(1).is_some_and(Option::is_some));
+        let base = self.base.get(class).copied().unwrap_or(0.0);
         let score = (row.iter().flatten().sum::<f64>() + base) as f32;
         let picked = usize::from(score > if self.positive { 0.5 } else { 0.0 });
+        if class == 1 {
+            // The second class has its own column, the first has no score.
+            let mut pair = [0.0, score];
+            self.post.apply(&mut pair);
+            out.extend(pair);
+            return picked;
+        }
         out.extend(match (self.post, self.positive) {
             (Post::Probit, _) => [1.0 - probit(score), probit(score)],
             (Post::Logistic, true) => [1.0 - logistic(score), logistic(score)],

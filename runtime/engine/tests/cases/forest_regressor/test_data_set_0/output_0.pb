@@ -1,0 +1,1 @@
+J ÜFCpC–BÜFC	 )CeêÙBØº»BØº»BÒVóB
