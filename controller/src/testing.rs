@@ -93,6 +93,7 @@ struct PlatformState {
     /// Backends whose replicas die with this message as soon as they are started.
     broken: HashMap<BackendId, String>,
     starts: Vec<(BackendId, Instant)>,
+    ended: Vec<EndpointId>,
 }
 
 impl MockPlatform {
@@ -123,6 +124,11 @@ impl MockPlatform {
             Some(message) => state.broken.insert(id.clone(), message.to_owned()),
             None => state.broken.remove(id),
         };
+    }
+
+    /// Replicas that the platform was told to end, in order.
+    pub(crate) fn ended(&self) -> Vec<EndpointId> {
+        self.state.lock().ended.clone()
     }
 
     /// A replica dies by itself.
@@ -209,6 +215,7 @@ impl Platform for MockPlatform {
     }
 
     fn end(&self, id: &BackendId, replica: &EndpointId) {
+        self.state.lock().ended.push(replica.clone());
         self.exit(id, replica, ExitCause::Ended);
     }
 

@@ -1,5 +1,7 @@
 //! The loop against a platform and a proxy that do what they are told, on a paused clock.
 
+mod random;
+
 use std::{fs, path::Path, path::PathBuf};
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -57,11 +59,15 @@ struct World {
 impl World {
     /// A running loop that serves one service, `default/iris`, with a model file.
     async fn with(change: impl FnOnce(&mut Service)) -> Self {
+        Self::configured(Config::default(), change).await
+    }
+
+    async fn configured(config: Config, change: impl FnOnce(&mut Service)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (wakes, end) = channel();
         let (platform, traffic) = (Arc::new(MockPlatform::default()), Arc::new(MockTraffic::new()));
         let shared = Shared {
-            config: Arc::new(Config::default()),
+            config: Arc::new(config),
             traffic: traffic.clone(),
             platform: platform.clone(),
             source: SourceHandle::detached(),
