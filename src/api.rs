@@ -30,6 +30,8 @@ pub(crate) struct Item {
     pub(crate) last_wake_ms: Option<f64>,
     pub(crate) revision: Option<String>,
     pub(crate) source: Source,
+    /// Whether the document shown is checked and its outcome in what is said here. What does not tell is taken to be so.
+    pub(crate) checked: Option<bool>,
     /// The manifest's document.
     pub(crate) object: serde_json::Value,
 }

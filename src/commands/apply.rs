@@ -32,27 +32,28 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let palette = Palette::stderr();
     let texts = files::read(&args.file)?;
-    let (mut faulty, mut services) = (false, 0);
+    let (mut faulty, mut full) = (false, Vec::new());
     let mut warnings = Vec::new();
-    for Manifests { file, text, .. } in &texts {
-        let parsed = manifests::parse(text, file);
+    for text in &texts {
+        let parsed = manifests::parse(&text.text, &text.file);
         faulty |= !parsed.faults.is_empty();
         tell(palette.bad("error"), &parsed.faults);
         tell(palette.caution("warning"), &parsed.warnings);
         warnings.extend(parsed.warnings);
-        services += parsed.services.len();
+        // Data of a model that lies beside manifests, and documents of nothing but warnings, are not sent.
+        full.extend((!parsed.services.is_empty()).then_some(text));
     }
     if faulty {
         return Err(Failure::Told);
     }
-    if services == 0 {
+    if full.is_empty() {
         return Err(Failure::Message(
             "there is no InferenceService in what was given".to_owned(),
         ));
     }
     let client = Client::new(&args.server)?;
     let mut sent = Vec::new();
-    for text in &texts {
+    for text in full {
         sent.extend(apply(&client, text, &warnings, palette).await?);
     }
     if args.wait == 0 {

@@ -17,6 +17,8 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(50);
 /// The controller takes up a change within a second.
 const TAKEN: Duration = Duration::from_secs(2);
+/// What is said of a service has to stay for this long: right after a change it may still be about the one before.
+const STABLE: Duration = Duration::from_millis(250);
 
 /// Where an applied service has got to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +41,7 @@ impl Outcome {
             (None, reason) => reason.to_owned(),
         };
         match (item.ready, reason) {
+            _ if item.checked == Some(false) => Self::Pending("the model is being checked".to_owned()),
             (true, _) | (false, "Stopped") => Self::Settled,
             (false, "" | "Checking" | "Starting") => Self::Pending(message),
             (false, _) => Self::Failed(message),
@@ -58,12 +61,16 @@ pub(crate) struct Sent {
 /// sent does not count, unless the new one is not shown within [`TAKEN`].
 pub(crate) async fn settle(client: &Client, sent: &Sent, limit: Duration) -> Result<Outcome, Failure> {
     let begin = Instant::now();
+    let mut last = (Outcome::Pending(String::new()), begin);
     loop {
         let (outcome, current) = look(client, sent).await?;
+        if outcome != last.0 {
+            last = (outcome, Instant::now());
+        }
         let counts = current || begin.elapsed() > TAKEN;
-        let over = begin.elapsed() + PAUSE >= limit;
-        if over || counts && !matches!(outcome, Outcome::Pending(_)) {
-            return Ok(outcome);
+        let settled = last.1.elapsed() >= STABLE && !matches!(last.0, Outcome::Pending(_));
+        if begin.elapsed() + PAUSE >= limit || counts && settled {
+            return Ok(last.0);
         }
         sleep(PAUSE).await;
     }
@@ -74,7 +81,7 @@ async fn look(client: &Client, sent: &Sent) -> Result<(Outcome, bool), Failure> 
     match client.service(&sent.namespace, &sent.name).await {
         Ok(item) => {
             let item: Item = serde_json::from_value(item).unwrap_or_default();
-            Ok((Outcome::of(&item), item.object == sent.object))
+            Ok((Outcome::of(&item), same(&item.object, &sent.object)))
         }
         // It was taken, and the controller has yet to hear of it.
         Err(Error::Refused {
@@ -85,9 +92,35 @@ async fn look(client: &Client, sent: &Sent) -> Result<(Outcome, bool), Failure> 
     }
 }
 
+/// Whether two documents are the same, `file:///model` and `/model` being one path.
+fn same(a: &Value, b: &Value) -> bool {
+    let plain = |object: &Value| {
+        let mut object = object.clone();
+        for pointer in ["/spec/predictor/model/storageUri", "/spec/predictor/onnx/storageUri"] {
+            if let Some(Value::String(uri)) = object.pointer_mut(pointer)
+                && let Some(path) = uri.strip_prefix("file://")
+            {
+                *uri = path.to_owned();
+            }
+        }
+        object
+    };
+    plain(a) == plain(b)
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_path_and_its_uri_are_the_same_document() {
+        let of = |uri: &str| json!({"spec": {"predictor": {"minReplicas": 0, "model": {"storageUri": uri}}}});
+        assert!(same(&of("file:///m.onnx"), &of("/m.onnx")));
+        assert!(!same(&of("/m.onnx"), &of("/n.onnx")));
+        assert!(!same(&of("/m.onnx"), &json!({})));
+    }
 
     #[test]
     fn a_look_tells_waiting_from_failing() {
