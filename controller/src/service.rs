@@ -81,6 +81,8 @@ pub(crate) struct ServiceState {
     pub(crate) applied: Option<Workload>,
     /// Waits for its check while the applied one serves.
     candidate: Option<Workload>,
+    /// The outcome of what was declared last isn't known yet: its model is being read or checked.
+    pub(crate) examining: bool,
     /// Whether the newest revision's model was checked.
     pub(crate) checked: bool,
     /// What keeps the newest revision from serving.
@@ -106,6 +108,7 @@ impl ServiceState {
             removed: false,
             applied: None,
             candidate: None,
+            examining: true,
             checked: false,
             problem: None,
             replicas: BTreeMap::new(),
@@ -125,6 +128,7 @@ impl ServiceState {
             self.tell_scaled(ctx, before, Why::Declared);
         }
         let back = std::mem::take(&mut self.removed);
+        self.examining |= back || *service != *self.service;
         if back {
             ctx.tell(&self.key, What::Added);
         } else if *service != *self.service {

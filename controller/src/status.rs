@@ -117,6 +117,8 @@ pub struct ServiceStatus {
     pub reason: Option<&'static str>,
     /// The reason in words.
     pub message: Option<String>,
+    /// False while the newest document or model file is being checked: what `ready` and `reason` say isn't about it yet.
+    pub checked: bool,
     /// Its replicas.
     pub replicas: ReplicaCounts,
     /// Requests being answered.
@@ -160,6 +162,7 @@ impl Serialize for ServiceStatus {
         if let Some(message) = &self.message {
             map.serialize_entry("message", message)?;
         }
+        map.serialize_entry("checked", &self.checked)?;
         map.serialize_entry("replicas", &self.replicas)?;
         map.serialize_entry("inFlight", &self.in_flight)?;
         map.serialize_entry("waiting", &self.waiting)?;
@@ -190,6 +193,7 @@ pub(crate) fn status(state: &ServiceState, config: &Config, last_wake: Option<Du
         ready: condition.is_none(),
         reason: condition.as_ref().map(|(reason, _)| *reason),
         message: condition.map(|(_, message)| message),
+        checked: !state.examining,
         replicas,
         in_flight: state.reading.map_or(0, |reading| reading.in_flight),
         waiting: state.reading.map_or(0, |reading| reading.waiting),
@@ -217,7 +221,7 @@ fn count(state: &ServiceState) -> ReplicaCounts {
 
 /// Why it isn't ready, if it isn't.
 fn condition(state: &ServiceState, replicas: ReplicaCounts) -> Option<(&'static str, String)> {
-    if let Some(problem) = &state.problem {
+    if let Some(problem) = state.problem.as_ref().filter(|_| !state.examining) {
         return Some((problem.reason, problem.message.clone()));
     }
     if state.service.scaling.max_replicas == Some(0) {
@@ -234,7 +238,7 @@ fn condition(state: &ServiceState, replicas: ReplicaCounts) -> Option<(&'static 
         };
         return Some((reason, error.message.to_string()));
     }
-    if !state.checked {
+    if state.examining || !state.checked {
         return Some((reason::CHECKING, "the model is being checked".to_owned()));
     }
     // A service that sleeps or wakes answers requests; one that promises a replica at all times and has none doesn't yet.

@@ -611,3 +611,28 @@ async fn a_ready_replica_that_stays_silent_is_replaced() {
     assert_ne!(world.running(), std::slice::from_ref(&replica));
     assert_eq!(world.running().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_status_says_whether_it_is_about_the_newest_document() {
+    let world = World::new().await;
+    assert!(world.status().checked);
+    world.write_model("broken");
+    world.declare(|_| {});
+    let mut seen = world.shared.status.subscribe();
+    world.settle().await;
+    assert_eq!(world.status().reason, Some(reason::MODEL_INVALID));
+    assert!(world.status().checked);
+    world.write_model("v2");
+    world.declare(|service| service.timeout = Duration::from_secs(9));
+    let mended = |set: &Arc<StatusSet>| set.services.values().all(|status| status.checked && status.ready);
+    seen.mark_unchanged();
+    loop {
+        seen.changed().await.unwrap();
+        let set = seen.borrow_and_update().clone();
+        if mended(&set) {
+            return;
+        }
+        let status = set.services.values().next().unwrap();
+        assert_eq!((status.checked, status.reason), (false, Some(reason::CHECKING)));
+    }
+}

@@ -13,6 +13,17 @@ use crate::{
 impl ServiceState {
     /// The model's file was found, or not. Answers whether the newest revision needs a check.
     pub(crate) fn resolved(&mut self, ctx: &mut Context<'_>, model: Result<Model, ModelError>) -> bool {
+        let before = self.problem.as_ref().and_then(|problem| problem.revision.clone());
+        let check = self.take_model(ctx, model);
+        // A revision that was found broken before is looked at again without ado.
+        let again = before.is_some() && self.newest().map(|newest| &newest.revision) == before.as_ref();
+        if !again {
+            self.examining = check || self.candidate.is_some();
+        }
+        check
+    }
+
+    fn take_model(&mut self, ctx: &mut Context<'_>, model: Result<Model, ModelError>) -> bool {
         let model = match model {
             Ok(model) => model,
             Err(error) => {
@@ -109,6 +120,7 @@ impl ServiceState {
             return;
         }
         self.checked = verdict.is_ok();
+        self.examining = false;
         match verdict {
             Ok(took) => {
                 ctx.tell(&self.key, What::ModelOk(took));

@@ -123,11 +123,15 @@ impl Store {
 /// The object with its `storageUri` as this process understood it, whatever directory it is read from later.
 fn with_absolute_storage(service: &Service) -> Value {
     let mut object = service.object.clone();
-    if let Storage::Local(path) = &service.storage
-        && let Some(uri) = object.pointer_mut("/spec/predictor/model/storageUri")
-    {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        *uri = Value::String(format!("file://{}", absolute.display()));
+    let Storage::Local(path) = &service.storage else {
+        return object;
+    };
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    // Today's field and the one of KServe's older manifests.
+    for field in ["/spec/predictor/model/storageUri", "/spec/predictor/onnx/storageUri"] {
+        if let Some(uri) = object.pointer_mut(field) {
+            *uri = Value::String(format!("file://{}", absolute.display()));
+        }
     }
     object
 }

@@ -88,7 +88,9 @@ async fn play(happenings: Vec<Happening>) {
         }
         known = ended.len();
     }
-    busy.iter().for_each(|id| world.traffic.busy(id, false));
+    for id in &busy {
+        world.traffic.busy(id, false);
+    }
     world.traffic.load(&world.id, 0, 0);
     declare(bounds);
     for _ in 0..150 {
