@@ -9,6 +9,7 @@ use pilotlight_e2e::{
     eventually, places, until,
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
@@ -190,7 +191,7 @@ async fn a_model_that_cannot_load_is_reported_at_deployment_and_answers_at_once(
     );
 
     for (name, _) in messages {
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let reply = client::post(&up.predict_url(name), &flowers_v1()).await;
         assert_eq!(reply.error(503), "load-failed");
         assert!(!reply.header("retry-after").is_empty(), "{reply:?}");
@@ -206,4 +207,25 @@ async fn a_model_that_cannot_load_is_reported_at_deployment_and_answers_at_once(
     fs::write(&torn, &whole).expect("the folder is ours");
     up.save(&Manifest::new("torn", &torn).annotation("pilotlight.dev/queue-size", "999"));
     up.deployed("torn").await;
+}
+
+#[tokio::test]
+async fn a_model_file_that_breaks_while_its_model_sleeps_is_answered_within_seconds() {
+    let up = Up::with([]).await;
+    let model = up.scratch().join("model.onnx");
+    fs::copy(places::example("iris.onnx"), &model).expect("a copy");
+    up.save(&Manifest::new("iris", &model));
+    up.deployed("iris").await;
+    fs::write(&model, b"not a model any more").expect("the folder is ours");
+
+    let start = Instant::now();
+    let reply = client::post(&up.predict_url("iris"), &flowers_v1()).await;
+    assert_eq!(reply.error(503), "load-failed");
+    assert!(start.elapsed() < Duration::from_secs(10), "after {:?}", start.elapsed());
+
+    fs::copy(places::example("iris.onnx"), &model).expect("a copy");
+    until("the mended model answers", LIMIT, async || {
+        status(&up, "iris").await == 200
+    })
+    .await;
 }
