@@ -175,7 +175,7 @@ impl Exchange {
                     if let Some(unsent) = broken.unsent {
                         head.put_back(&mut body, *unsent);
                     }
-                    self.failed += 1;
+                    self.failed += u32::from(!broken.cause.is_overload());
                     tracing::debug!(route = %entry.route.id, error = broken.error, tries = self.failed, "attempt failed");
                     self.decide(broken.cause, &body)?;
                 }

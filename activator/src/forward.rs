@@ -55,6 +55,11 @@ pub(crate) async fn attempt(
     }
     let response = match pool::send(&replica, request, limits).await {
         Ok(response) => response,
+        Err(broken) if broken.cause.is_overload() => {
+            // As if the endpoint were full: no more than what has a connection.
+            permit.release(Outcome::Refused);
+            return Attempt::Broken(broken);
+        }
         Err(broken) => {
             permit.fail(&broken.error);
             return Attempt::Broken(broken);

@@ -147,13 +147,21 @@ pub(crate) async fn connect(address: SocketAddr, limit: Duration) -> io::Result<
     Ok(stream)
 }
 
-async fn open(address: SocketAddr, limits: PoolLimits) -> Result<Box<Link>, String> {
-    let stream = connect(address, limits.connect_timeout)
-        .await
-        .map_err(|error| error.to_string())?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
+/// Whether connecting failed for want of something on this side.
+fn is_ours(error: &io::Error) -> bool {
+    const OURS: [i32; 5] = [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOBUFS,
+        libc::ENOMEM,
+        libc::EADDRNOTAVAIL,
+    ];
+    error.raw_os_error().is_some_and(|code| OURS.contains(&code))
+}
+
+async fn open(address: SocketAddr, limits: PoolLimits) -> io::Result<Box<Link>> {
+    let stream = connect(address, limits.connect_timeout).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     Ok(Box::new(Link {
         sender,
         connection: Some(connection),
@@ -182,7 +190,7 @@ async fn send_h1(
         Some(link) => link,
         None => match open(replica.address, limits).await {
             Ok(link) => link,
-            Err(error) => return Err(connect_failed(error, request)),
+            Err(error) => return Err(connect_failed(&error, request)),
         },
     };
     match link.send(request).await {
@@ -207,11 +215,11 @@ async fn send_h2(
         Some(sender) => sender,
         None => match open_h2(replica, limits).await {
             Ok(sender) => sender,
-            Err(error) => return Err(connect_failed(error, request)),
+            Err(error) => return Err(connect_failed(&error, request)),
         },
     };
     if let Err(error) = sender.ready().await {
-        return Err(connect_failed(error.to_string(), request));
+        return Err(connect_failed(&io::Error::other(error), request));
     }
     match sender.try_send_request(request).await {
         Ok(response) => Ok(response.map(|incoming| Wire {
@@ -225,25 +233,27 @@ async fn send_h2(
     }
 }
 
-async fn open_h2(replica: &Replica, limits: PoolLimits) -> Result<http2::SendRequest<Outgoing>, String> {
-    let stream = connect(replica.address, limits.connect_timeout)
-        .await
-        .map_err(|error| error.to_string())?;
+async fn open_h2(replica: &Replica, limits: PoolLimits) -> io::Result<http2::SendRequest<Outgoing>> {
+    let stream = connect(replica.address, limits.connect_timeout).await?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .adaptive_window(true)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(io::Error::other)?;
     // Ends when the connection does or the last sender is dropped; its error reaches each request by itself.
     tokio::spawn(async move { connection.await.ok() });
     *replica.pool.shared.lock() = Some(sender.clone());
     Ok(sender)
 }
 
-fn connect_failed(error: String, request: Request<Outgoing>) -> Broken {
+fn connect_failed(error: &io::Error, request: Request<Outgoing>) -> Broken {
     Broken {
-        cause: Cause::ConnectFailed,
-        error,
+        cause: if is_ours(error) {
+            Cause::NoResources
+        } else {
+            Cause::ConnectFailed
+        },
+        error: error.to_string(),
         unsent: Some(Box::new(request)),
     }
 }
@@ -322,5 +332,21 @@ impl Wire {
     fn fail(&mut self) {
         self.link = None;
         self.permit = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_descriptors_is_not_blamed_on_the_endpoint() {
+        for (code, ours) in [
+            (libc::EMFILE, true),
+            (libc::EADDRNOTAVAIL, true),
+            (libc::ECONNREFUSED, false),
+        ] {
+            assert_eq!(is_ours(&io::Error::from_raw_os_error(code)), ours);
+        }
     }
 }

@@ -15,17 +15,20 @@ pub(crate) enum Cause {
     AnswerCut,
     /// The endpoint refused it because its queue is full.
     QueueFull,
+    /// This process has no file descriptor, port or memory left for a connection; the endpoint did nothing wrong.
+    NoResources,
 }
 
 impl Cause {
     /// All of them, in the order of the documentation.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::ConnectFailed,
         Self::Unsent,
         Self::Reset,
         Self::AnswerCut,
         Self::QueueFull,
+        Self::NoResources,
     ];
 
     /// Label of `activator_replays_total`.
@@ -36,7 +39,13 @@ impl Cause {
             Self::Reset => "reset",
             Self::AnswerCut => "answer-cut",
             Self::QueueFull => "queue-full",
+            Self::NoResources => "no-resources",
         }
+    }
+
+    /// Whether it says nothing about the endpoint's health, so that the request goes again without counting a try.
+    pub(crate) fn is_overload(self) -> bool {
+        matches!(self, Self::QueueFull | Self::NoResources)
     }
 
     /// Whether the endpoint may have acted on the request.
@@ -48,7 +57,7 @@ impl Cause {
 /// What is known of a request when an attempt failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempted {
-    /// Attempts that failed, this one included; refusals for a full queue don't count.
+    /// Attempts that failed, this one included; overload doesn't count.
     pub(crate) failed: u32,
     /// The route's bound on them.
     pub(crate) max_tries: u32,
@@ -72,12 +81,11 @@ pub(crate) enum Decision {
 /// The rule. A request goes again only while its body is at hand and, where the endpoint may have run it, only if it
 /// is pure; never more often than the route allows.
 pub(crate) fn decide(cause: Cause, attempted: Attempted) -> Decision {
+    if cause.is_overload() && attempted.intact {
+        return Decision::Again;
+    }
     if cause == Cause::QueueFull {
-        return if attempted.intact {
-            Decision::Again
-        } else {
-            Decision::PassRefusal
-        };
+        return Decision::PassRefusal;
     }
     if !attempted.intact || (cause.may_have_run() && !attempted.pure) {
         return Decision::GiveUp(Code::ReplicaFailed);
@@ -107,7 +115,7 @@ mod tests {
             if decision == Decision::Again {
                 prop_assert!(intact);
                 prop_assert!(pure || !matches!(cause, Cause::Reset | Cause::AnswerCut));
-                prop_assert!(failed < max_tries || cause == Cause::QueueFull);
+                prop_assert!(failed < max_tries || cause.is_overload());
             }
             if decision == Decision::PassRefusal {
                 prop_assert_eq!(cause, Cause::QueueFull);

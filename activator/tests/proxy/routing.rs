@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use http::{HeaderValue, Method, StatusCode, header};
-use pilotlight_activator::{Config, RouteError, RoutePolicy};
+use pilotlight_activator::{BackendId, Config, RouteError, RoutePolicy, WeightedBackend};
 
 use crate::support::*;
 
@@ -180,4 +180,26 @@ async fn an_activator_without_routes_is_not_ready() {
         .await
         .unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn weights_decide_which_backend_gets_a_request() {
+    let stage = Stage::new(RoutePolicy::default()).await;
+    let (none, all) = (Runtime::start(echo()).await, Runtime::start(echo()).await);
+    let mut split = route("iris", RoutePolicy::default());
+    split.backends[0].weight = 0;
+    split.backends.push(WeightedBackend {
+        backend: BackendId::new("ns/canary"),
+        weight: 1,
+    });
+    stage.activator.set_routes(vec![split]).unwrap();
+    stage.set(&[&none]);
+    stage
+        .activator
+        .set_endpoints(&BackendId::new("ns/canary"), vec![endpoint(all.address)]);
+    for _ in 0..10 {
+        assert_eq!(stage.infer("x").await.unwrap().unwrap().status, StatusCode::OK);
+    }
+    assert_eq!((none.requests(), all.requests()), (0, 10));
+    assert_eq!(stage.activator.ready(&BackendId::new("ns/canary")).len(), 1);
 }

@@ -197,3 +197,29 @@ async fn a_request_without_keep_alive_and_a_head_request_are_answered() {
     *request.body_mut() = full("");
     assert_eq!(stage.send(request).await.unwrap().unwrap().status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_request_whose_http2_endpoint_is_killed_goes_elsewhere() {
+    let stage = Stage::new(RoutePolicy::default()).await;
+    let silent = Runtime::start(handler(|_| std::future::pending())).await;
+    let mut spoken = endpoint(silent.address);
+    spoken.protocol = Protocol::H2c;
+    stage.activator.set_endpoints(&backend(), vec![spoken]);
+    let request = stage.infer("x");
+    stage
+        .until("it is in flight", |stage| {
+            stage.counts() == (1, 0) && silent.requests() == 1
+        })
+        .await;
+    silent.kill().await;
+    stage
+        .until("it waits again and wakes", |stage| {
+            stage.counts() == (0, 1) && stage.wakes() == 1
+        })
+        .await;
+    let alive = Runtime::start(echo()).await;
+    let mut spoken = endpoint(alive.address);
+    spoken.protocol = Protocol::H2c;
+    stage.activator.set_endpoints(&backend(), vec![spoken]);
+    assert_eq!(request.await.unwrap().unwrap().body, "x");
+}
