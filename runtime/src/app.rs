@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -11,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 use serde_json::json;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Config;
 use crate::error::{ApiError, Code, InferError};
@@ -26,6 +27,10 @@ pub const STARTUP_HEADER: &str = "x-pilotlight-startup";
 
 /// The header that gives a `/predict` request's `request_id` back.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// How long the readiness of a loading model is held back, so that whoever probes learns of it the moment it is ready and not
+/// at the next probe. Far below the timeout of any prober.
+const READY_HOLD: Duration = Duration::from_millis(50);
 
 /// Where the process stands, whatever its models do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +92,13 @@ impl App {
                 Ok(model) => self.infer(Face::Predict, &model, &head.headers, body, arrived).await,
                 Err(error) => Err(error),
             },
-            Ok(target) => self.look_up(target),
+            Ok(target) => {
+                if let Target::V2ModelReady(model) = target {
+                    // Past it the answer is 503, so the elapsed time is of no interest.
+                    let _ = timeout(READY_HOLD, self.repository.loaded(model)).await;
+                }
+                self.look_up(target)
+            }
             Err(error) => Err(error),
         };
         reply.unwrap_or_else(ApiError::into_response)

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use pilotlight_engine::Model;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -83,6 +85,8 @@ struct Inner {
     loader: Box<Loader>,
     scheduler: Scheduler,
     metrics: Arc<Metrics>,
+    /// A load has ended.
+    loaded: Notify,
 }
 
 struct Entry {
@@ -108,8 +112,18 @@ impl Repository {
                 loader,
                 scheduler,
                 metrics,
+                loaded: Notify::new(),
             }),
         }
+    }
+
+    /// Says that a model of this name will be loaded in a moment: until then it is loading, not unknown.
+    pub fn announce(&self, name: &str) {
+        let entry = || Entry {
+            state: ModelState::Loading,
+            busy: false,
+        };
+        self.inner.entries.write().entry(name.to_owned()).or_insert_with(entry);
     }
 
     /// Loads a model and warms it up; returns when it is ready. Cancelled, the load goes on in the background.
@@ -173,6 +187,20 @@ impl Repository {
             Some(ModelState::Ready(_, readiness)) => Ok(*readiness),
             Some(state) => Err(not_ready(name, state)),
             None => Err(not_found(name)),
+        }
+    }
+
+    /// Waits while the model is loading; returns at once where it is in any other state, or there is none.
+    pub async fn loaded(&self, name: &str) {
+        loop {
+            // Listens before it looks, so that a load that ends in between is not missed.
+            let mut ended = pin!(self.inner.loaded.notified());
+            ended.as_mut().enable();
+            let loading = |entry: &Entry| matches!(entry.state, ModelState::Loading);
+            if !self.inner.entries.read().get(name).is_some_and(loading) {
+                return;
+            }
+            ended.await;
         }
     }
 
@@ -275,6 +303,8 @@ impl Inner {
                 }
             }
         }
+        drop(entries);
+        self.loaded.notify_waiters();
     }
 
     /// What is to be waited for before the entry can go.

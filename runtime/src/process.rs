@@ -99,6 +99,8 @@ async fn run(args: &Args, config: Config) -> Result<(), Failure> {
     let scheduler = Scheduler::new(&config, executor, Arc::clone(&metrics));
     let repository = Repository::new(Box::new(loader(args)), scheduler.clone(), Arc::clone(&metrics));
     let app = Arc::new(App::new(repository.clone(), scheduler, metrics, config.clone()));
+    // Before the first connection is accepted, so that no early probe is told that its model does not exist.
+    args.models.iter().for_each(|model| repository.announce(&model.name));
     let stop = CancellationToken::new();
     let server = serve(
         listener,

@@ -96,3 +96,62 @@ impl Call {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pilotlight_engine::{DataType, Dim};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{info, n, signature};
+
+    /// Bodies that are right, or right but for a few bytes.
+    fn bodies() -> impl Strategy<Value = Vec<u8>> {
+        let right = prop::sample::select(vec![
+            r#"{"instances":[{"a":[1,2],"b":"x"},{"b":{"b64":"eQ=="},"a":[3.5,-4e2]}]}"#,
+            r#"{"inputs":{"a":[[1,2],[3,4]],"b":[["x"],["y"]]},"more":[{}]}"#,
+            r#"{"id":"1","inputs":[{"name":"a","shape":[1,2],"datatype":"FP32","data":[[1,2]]},{"data":["x"],"name":"b","shape":[1,1],"datatype":"BYTES"}],"outputs":[{"name":"y"}]}"#,
+            r#"{"features":[1,2],"request_id":"r"}"#,
+        ]);
+        let patches = prop::collection::vec(
+            (
+                any::<prop::sample::Index>(),
+                prop::sample::select(b"[]{},:\"0-e.x\\n".to_vec()),
+            ),
+            0..4,
+        );
+        (right, patches).prop_map(|(right, patches)| {
+            let mut body = right.as_bytes().to_vec();
+            for (at, byte) in patches {
+                let at = at.index(body.len());
+                body[at] = byte;
+            }
+            body
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics_and_what_parses_fits_the_signature(
+            body in prop_oneof![bodies(), prop::collection::vec(any::<u8>(), 0..64)],
+        ) {
+            let a = info("a", DataType::F32, vec![n(), Dim::Fixed(2)]);
+            let b = info("b", DataType::Bytes, vec![n(), Dim::Fixed(1)]);
+            let y = info("y", DataType::F32, vec![n(), Dim::Fixed(2)]);
+            let two = signature(vec![a.clone(), b], vec![y.clone()]);
+            let one = signature(vec![a], vec![y]);
+            for signature in [&two, &one] {
+                for face in [Face::V1, Face::V2, Face::Predict] {
+                    if let Ok((inputs, _)) = face.parse(&body, "m", signature) {
+                        prop_assert_eq!(inputs.len(), signature.inputs.len());
+                        for (tensor, info) in inputs.iter().zip(&signature.inputs) {
+                            prop_assert_eq!(tensor.datatype(), info.datatype);
+                            prop_assert_eq!(tensor.shape().len(), 2);
+                            prop_assert_eq!(Some(&Dim::Fixed(tensor.shape()[1])), info.shape.as_ref().map(|s| &s[1]));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

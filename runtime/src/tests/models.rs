@@ -20,6 +20,14 @@ async fn a_process_may_start_empty_and_load_later() {
     assert_eq!((seen.status, seen.code()), (404, "model-not-found"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_announced_model_is_loading_and_not_unknown() {
+    let bench = Bench::new(config(), Inline, &[]).await;
+    bench.repository.announce("m");
+    assert_eq!(bench.get("/v2/models/m/ready").await.status, 503);
+    assert_eq!(bench.get("/ready").await.status, 503);
+}
+
 #[tokio::test]
 async fn a_model_runs_once_before_it_is_ready() {
     let model = Mock::echo(DataType::F32, 1);
@@ -58,6 +66,31 @@ async fn a_loading_model_is_503_and_named_in_the_index() {
     device.finish();
     load.await.unwrap().unwrap();
     assert_eq!(bench.get("/v2/models/m/ready").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_of_a_loading_model_is_answered_the_moment_it_is_ready() {
+    let device = Manual::default();
+    let bench = Bench::new(config(), device.clone(), &[("m", Mock::echo(DataType::F32, 1))]).await;
+    bench.repository.unload("m").await.unwrap();
+    device.hold();
+    let repository = bench.repository.clone();
+    let load = tokio::spawn(async move { repository.load("m", Path::new("m")).await });
+    while device.running().is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let start = tokio::time::Instant::now();
+    assert_eq!(bench.get("/v2/models/m/ready").await.status, 503);
+    assert_eq!(start.elapsed().as_millis() / 10, 5, "held for 50 ms, then told");
+    let start = tokio::time::Instant::now();
+    let (seen, ()) = tokio::join!(bench.get("/v2/models/m/ready"), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        device.finish();
+    });
+    assert_eq!(seen.status, 200);
+    assert_eq!(start.elapsed().as_millis() / 10, 2);
+    load.await.unwrap().unwrap();
+    assert_eq!(bench.get("/v2/models/none/ready").await.status, 404, "at once");
 }
 
 #[tokio::test]
