@@ -1,5 +1,7 @@
 //! Calls that the activator answers itself: about all models, and whether one is ready. They neither wake nor count.
 
+use std::sync::Arc;
+
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -12,12 +14,27 @@ use crate::{
     inference::Call,
 };
 
-/// Answers `call` for the routes in `scope`: all of them, or the one that host or path chose.
-pub(crate) fn answer<'a>(
-    call: Call,
-    scope: impl Iterator<Item = &'a RouteEntry> + Clone,
-    retry_after: u32,
-) -> Response<ProxyBody> {
+/// Whom a call is about.
+#[derive(Clone, Copy)]
+pub(crate) enum Scope<'a> {
+    /// The server: all models.
+    All(&'a [Arc<RouteEntry>]),
+    /// The one route that host, path or name chose.
+    One(&'a RouteEntry),
+}
+
+impl<'a> Scope<'a> {
+    fn routes(self) -> impl Iterator<Item = &'a RouteEntry> {
+        let (all, one) = match self {
+            Self::All(all) => (all, None),
+            Self::One(one) => (&[][..], Some(one)),
+        };
+        all.iter().map(AsRef::as_ref).chain(one)
+    }
+}
+
+/// Answers `call`. `retry_after` in seconds goes with a 503.
+pub(crate) fn answer(call: Call, scope: Scope<'_>, retry_after: u32) -> Response<ProxyBody> {
     match call {
         Call::Ready | Call::ModelReady => ready(call, scope, retry_after),
         Call::ServerMetadata => ok(&json!({
@@ -31,12 +48,10 @@ pub(crate) fn answer<'a>(
     }
 }
 
-/// A model that sleeps counts as ready: the next request wakes it. One whose last wake failed does not.
-fn ready<'a>(call: Call, scope: impl Iterator<Item = &'a RouteEntry> + Clone, retry_after: u32) -> Response<ProxyBody> {
-    let mut scope = scope.peekable();
-    let only = scope.next().filter(|_| scope.peek().is_none());
-    let Some(route) = only else {
-        // The server as a whole is ready: each model answers for itself.
+/// A model that sleeps counts as ready: the next request wakes it. One whose last wake failed does not. The server as
+/// a whole is always ready, since each model answers for itself.
+fn ready(call: Call, scope: Scope<'_>, retry_after: u32) -> Response<ProxyBody> {
+    let Scope::One(route) = scope else {
         return ok(&json!({"ready": true}));
     };
     if let Some(error) = failure(route) {
@@ -48,23 +63,21 @@ fn ready<'a>(call: Call, scope: impl Iterator<Item = &'a RouteEntry> + Clone, re
     }
 }
 
-fn names<'a>(scope: impl Iterator<Item = &'a RouteEntry>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = scope.filter_map(name).collect();
+fn names(scope: Scope<'_>) -> Vec<&str> {
+    let mut names: Vec<&str> = scope.routes().filter_map(name).collect();
     names.sort_unstable();
     names.dedup();
     names
 }
 
-fn index<'a>(scope: impl Iterator<Item = &'a RouteEntry>) -> Value {
-    let mut rows: Vec<(&str, Value)> = scope
-        .filter_map(|route| Some((name(route)?, failure(route))))
+fn index(scope: Scope<'_>) -> Value {
+    let models = scope.routes().filter_map(|route| Some((name(route)?, failure(route))));
+    let mut rows: Vec<(&str, Value)> = models
         .map(|(name, failure)| {
             let state = if failure.is_some() { "UNAVAILABLE" } else { "READY" };
             let reason = failure.map(|error| error.message.to_string()).unwrap_or_default();
-            (
-                name,
-                json!({"name": name, "version": "1", "state": state, "reason": reason}),
-            )
+            let row = json!({"name": name, "version": "1", "state": state, "reason": reason});
+            (name, row)
         })
         .collect();
     rows.sort_by_key(|(name, _)| *name);

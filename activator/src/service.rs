@@ -10,7 +10,7 @@ use crate::{
     Purity,
     activator::{Inner, RouteEntry},
     body::ProxyBody,
-    catalogue,
+    catalogue::{self, Scope},
     core::table::{Found, Miss, Query},
     error::{Code, Failure},
     exchange::Exchange,
@@ -34,10 +34,10 @@ pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
         Ok(Target::Here {
             call,
             scope: Some(entry),
-        }) => catalogue::answer(call, std::iter::once(&*entry), retry_after),
+        }) => catalogue::answer(call, Scope::One(&entry), retry_after),
         Ok(Target::Here { call, scope: None }) => {
             let live = client.inner.live.load();
-            catalogue::answer(call, live.entries.iter().map(AsRef::as_ref), retry_after)
+            catalogue::answer(call, Scope::All(&live.entries), retry_after)
         }
         Err(miss) => {
             client.inner.shared.metrics.dropped(miss.code);

@@ -215,6 +215,11 @@ async fn a_failed_wake_is_told_to_who_waits_and_to_health_calls() {
             "{path}"
         );
     }
+    assert_eq!(
+        stage.get("/v2/health/ready").await.status,
+        StatusCode::OK,
+        "one model is not the server"
+    );
     let index = stage
         .send(stage.request(Method::POST, "/v2/repository/index", ""))
         .await
