@@ -1,8 +1,8 @@
 //! The manifest types, their parser and the configuration that follows from them. Does no IO: text in, values out.
 //!
-//! Text becomes a tree whose keys know their lines ([`tree`]), the tree is checked against the schema of the types
-//! ([`check`]), what is good of it becomes the types ([`v1beta1`]), and they become a [`Service`] by the rules between fields
-//! ([`service`]). Every step reports all that it finds and passes on what is left, so a manifest's faults come in one go.
+//! Text becomes a tree whose keys know their lines (`tree`), the tree is checked against the schema of the types
+//! (`check`), what is good of it becomes the types ([`v1beta1`]), and they become a [`Service`] by the rules between fields
+//! (`service`). Every step reports all that it finds and passes on what is left, so a manifest's faults come in one go.
 //!
 //! It never reads a file, never knows of processes or routes, and never panics, whatever the text.
 

@@ -2,7 +2,7 @@
 //!
 //! The doc comments, bounds and patterns below are the one source of the JSON schema, so of the checks with line and field, of
 //! the CRD and of the reference in `manifests/README.md`. A field that KServe has and that is missing here is in
-//! [`known`](crate::known). Everything is optional in the types, so that a document with faults can still be looked through for
+//! `known.rs`. Everything is optional in the types, so that a document with faults can still be looked through for
 //! more of them; what a document must have is `required` in the schema.
 
 use std::{borrow::Cow, collections::BTreeMap};
