@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::config::Config;
 use crate::error::{ApiError, Code, InferError};
 use crate::faces::Target;
-use crate::faces::{Face, VERSION, metadata, read_body, target};
+use crate::faces::{Budget, Face, VERSION, metadata, read_body, target};
 use crate::metrics::{Meter, Metrics, Outcome, Phase};
 use crate::models::{ModelState, Repository};
 use crate::scheduler::{Request as InferRequest, Scheduler};
@@ -50,6 +50,8 @@ pub struct App {
     scheduler: Scheduler,
     metrics: Arc<Metrics>,
     config: Config,
+    /// Bodies on their way to tensors; bounded as the tensors in the queue are.
+    receiving: Budget,
     stage: AtomicU8,
 }
 
@@ -63,6 +65,7 @@ impl App {
             repository,
             scheduler,
             metrics,
+            receiving: Budget::new(config.queue_bytes),
             config,
             stage: AtomicU8::new(Stage::Starting as u8),
         }
@@ -237,14 +240,15 @@ impl App {
         let open = self.scheduler.open(&lease.served);
         let timeout = self.config.request_timeout;
         let deadline = arrived + timeout;
-        let body = match timeout_at(deadline, read_body(headers, body, self.config.max_body_bytes)).await {
+        let reading = read_body(headers, body, self.config.max_body_bytes, &self.receiving);
+        let (body, share) = match timeout_at(deadline, reading).await {
             Ok(body) => body?,
             Err(_) => return Err(InferError::Timeout { limit: timeout }.into()),
         };
 
         let start = Instant::now();
         let (inputs, call) = face.parse(&body, model, signature)?;
-        drop(body);
+        drop((body, share));
         let input = start.elapsed();
 
         let answer = self

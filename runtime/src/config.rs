@@ -39,7 +39,8 @@ pub struct Args {
     #[arg(long, value_name = "N", env = "QUEUE_SIZE", default_value_t = 1000, value_parser = bounded(1, 1_000_000))]
     pub queue_size: usize,
 
-    /// Most bytes of inputs that wait for the device; past it 503 queue-full. A single request may have more.
+    /// Most bytes of inputs that wait for the device, and of bodies that are being received; past it 503 queue-full. A
+    /// single request may have more.
     #[arg(long, value_name = "BYTES", env = "QUEUE_BYTES", default_value_t = 1 << 30, value_parser = bounded(1, usize::MAX))]
     pub queue_bytes: usize,
 

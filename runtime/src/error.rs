@@ -141,8 +141,8 @@ pub enum InferError {
         /// The bound that was reached.
         limit: usize,
     },
-    /// As many bytes of inputs wait as may.
-    #[error("the queue is full: inputs of {limit} bytes wait; try again, or raise --queue-bytes")]
+    /// As many bytes of inputs wait, or are being received, as may.
+    #[error("the queue is full: inputs of {limit} bytes wait or are being received; try again, or raise --queue-bytes")]
     QueueBytesFull {
         /// The bound that was reached, in bytes.
         limit: usize,

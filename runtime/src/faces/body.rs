@@ -1,6 +1,7 @@
 //! Reading a request's body within its bounds.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -8,7 +9,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 
-use crate::error::{ApiError, Code};
+use crate::error::{ApiError, Code, InferError};
 
 /// Room taken ahead on the word of Content-Length alone; more comes with the bytes.
 const MOST_AHEAD: usize = 1 << 20;
@@ -16,8 +17,60 @@ const MOST_AHEAD: usize = 1 << 20;
 /// The header of V2 bodies that hold binary tensors behind their JSON.
 const BINARY_HEADER: &str = "inference-header-content-length";
 
-/// The whole body, at most `limit` bytes of it.
-pub(crate) async fn read<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Bytes, ApiError>
+/// Bytes of all bodies that are being received or parsed, and their bound.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            used: AtomicUsize::new(0),
+            limit,
+        }
+    }
+
+    fn share(&self) -> Share<'_> {
+        Share { budget: self, held: 0 }
+    }
+}
+
+/// One body's part of the budget, given back on drop.
+#[derive(Debug)]
+pub(crate) struct Share<'a> {
+    budget: &'a Budget,
+    held: usize,
+}
+
+impl Share<'_> {
+    /// A body alone may have any length; together they keep to the bound.
+    fn grow(&mut self, bytes: usize) -> Result<(), InferError> {
+        let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        self.held += bytes;
+        if before + bytes > self.budget.limit && before + bytes > self.held {
+            return Err(InferError::QueueBytesFull {
+                limit: self.budget.limit,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.held, Ordering::Relaxed);
+    }
+}
+
+/// The whole body, at most `limit` bytes of it, and its share of the budget, to be kept as long as the body.
+pub(crate) async fn read<'b, B>(
+    headers: &HeaderMap,
+    body: B,
+    limit: usize,
+    budget: &'b Budget,
+) -> Result<(Bytes, Share<'b>), ApiError>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
@@ -28,6 +81,7 @@ where
         return Err(too_large(limit));
     }
     let mut body = pin!(body);
+    let mut share = budget.share();
     let mut first = Bytes::new();
     let mut whole: Option<BytesMut> = None;
     while let Some(frame) = body.frame().await {
@@ -37,6 +91,7 @@ where
         if data.len() > limit - so_far {
             return Err(too_large(limit));
         }
+        share.grow(data.len())?;
         if so_far == 0 {
             first = data;
             continue;
@@ -52,7 +107,7 @@ where
         });
         whole.extend_from_slice(&data);
     }
-    Ok(whole.map_or(first, BytesMut::freeze))
+    Ok((whole.map_or(first, BytesMut::freeze), share))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
@@ -104,19 +159,40 @@ mod tests {
 
     #[tokio::test]
     async fn chunks_are_put_together() {
-        let body = read(&HeaderMap::new(), chunks(&["a", "", "bc", "d"]), 4).await.unwrap();
+        let budget = Budget::new(100);
+        let (body, _) = read(&HeaderMap::new(), chunks(&["a", "", "bc", "d"]), 4, &budget)
+            .await
+            .unwrap();
         assert_eq!(body, "abcd");
-        assert_eq!(read(&HeaderMap::new(), chunks(&[]), 4).await.unwrap(), "");
+        assert_eq!(read(&HeaderMap::new(), chunks(&[]), 4, &budget).await.unwrap().0, "");
+    }
+
+    #[tokio::test]
+    async fn bodies_together_keep_to_the_budget_and_give_it_back() {
+        let budget = Budget::new(4);
+        let alone = read(&HeaderMap::new(), chunks(&["abcdef"]), 9, &budget).await.unwrap();
+        let error = read(&HeaderMap::new(), chunks(&["g"]), 9, &budget).await.unwrap_err();
+        assert_eq!(error.code, Code::QueueFull);
+        drop(alone);
+        let one = read(&HeaderMap::new(), chunks(&["a", "b"]), 9, &budget).await.unwrap();
+        let two = read(&HeaderMap::new(), chunks(&["c", "d"]), 9, &budget).await.unwrap();
+        assert!(read(&HeaderMap::new(), chunks(&["e"]), 9, &budget).await.is_err());
+        drop((one, two));
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
     async fn a_body_past_the_limit_is_refused_with_or_without_a_length() {
-        let error = read(&HeaderMap::new(), chunks(&["abc", "de"]), 4).await.unwrap_err();
+        let error = read(&HeaderMap::new(), chunks(&["abc", "de"]), 4, &Budget::new(9))
+            .await
+            .unwrap_err();
         assert_eq!(error.code, Code::BodyTooLarge);
         assert!(error.message.contains("--max-body-bytes"));
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_LENGTH, 5.into());
-        let error = read(&headers, Full::new(Bytes::from_static(b"")), 4).await.unwrap_err();
+        let error = read(&headers, Full::new(Bytes::from_static(b"")), 4, &Budget::new(9))
+            .await
+            .unwrap_err();
         assert_eq!(error.code, Code::BodyTooLarge);
     }
 
@@ -125,13 +201,13 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
         assert_eq!(
-            read(&headers, chunks(&[]), 4).await.unwrap_err().code,
+            read(&headers, chunks(&[]), 4, &Budget::new(9)).await.unwrap_err().code,
             Code::UnsupportedMedia
         );
         let mut headers = HeaderMap::new();
         headers.insert(BINARY_HEADER, 10.into());
         assert_eq!(
-            read(&headers, chunks(&[]), 4).await.unwrap_err().code,
+            read(&headers, chunks(&[]), 4, &Budget::new(9)).await.unwrap_err().code,
             Code::Unsupported
         );
     }

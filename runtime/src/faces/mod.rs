@@ -11,7 +11,7 @@ mod v2;
 use pilotlight_engine::{Signature, Tensor};
 use tokio::time::Instant;
 
-pub(crate) use body::read as read_body;
+pub(crate) use body::{Budget, read as read_body};
 pub(crate) use json::declared;
 pub(crate) use path::{Target, target};
 pub(crate) use v2::{VERSION, metadata};
