@@ -6,6 +6,7 @@ use pilotlight_activator::Activator;
 use pilotlight_controller::{
     CheckConfig, Checker, Controller, LocalConfig, LocalPlatform, Parts, Source, SourceConfig, wake,
 };
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{net::TcpListener, signal::unix, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +66,7 @@ fn hint(source: &io::Error) -> &'static str {
 /// Runs until SIGINT or SIGTERM, then drains; a second signal ends it at once.
 pub(super) async fn run(args: Args) -> Result<(), Error> {
     check_directory(&args)?;
+    raise_descriptor_limit();
     // Both sockets first: a taken port is told before anything is started.
     let (http, http_address) = listen(args.http_address, "--http-address").await?;
     let (admin, admin_address) = listen(args.admin_address, "--admin-address").await?;
@@ -150,6 +152,15 @@ fn check_directory(args: &Args) -> Result<(), Error> {
     std::fs::read_dir(&args.directory)
         .map(drop)
         .map_err(|source| Error::Directory { path, source })
+}
+
+/// Two descriptors a request: the usual soft limit of 1,024 would be 500 requests at once.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "can't raise the limit of open files; many requests at once may have to wait");
+    }
 }
 
 fn source_config(args: &Args) -> SourceConfig {
