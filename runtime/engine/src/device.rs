@@ -11,7 +11,7 @@ use crate::fault::{Fault, OpResult, bail, ensure};
 use crate::kernel::{View, i64s, is_float};
 use crate::value::{Value, indices, mask_type};
 use crate::window::{Axis, Window};
-use crate::{DataType, shape};
+use crate::{Data, DataType, shape};
 
 /// Element-wise functions of one tensor that backends have.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -211,11 +211,10 @@ pub(crate) fn run<B: Backend>(
     Ok(Value::Float(match op {
         DeviceOp::Unary(f) => unary::<B>(*f, float()?),
         DeviceOp::Arith(f) => {
-            let first = float()?;
-            rest.flatten().try_fold(first, |a, b| {
-                let (a, b) = align::<B>(a, b.into_float(device)?)?;
-                OpResult::Ok(arith::<B>(*f, a, b))
-            })?
+            let first = next().ok_or_else(|| Fault("a required input is missing".into()))?;
+            rest.flatten()
+                .try_fold(first, |a, b| arith_or_scalar(*f, a, b, device))?
+                .into_float(device)?
         }
         DeviceOp::Compare(f) => {
             let (a, b) = (float()?, float()?);
@@ -366,6 +365,40 @@ fn unary<B: Backend>(f: Unary, x: FloatTensor<B>) -> FloatTensor<B> {
         Unary::Gelu => B::gelu(x),
         Unary::HardSigmoid(alpha, beta) => B::hard_sigmoid(x, scalar(alpha), scalar(beta)),
     }
+}
+
+/// The one number that an operand consists of, and its rank, while it is still on the host.
+fn single<B: Backend>(value: &Value<B>) -> Option<(f64, usize)> {
+    let Value::Host(t) = value else { return None };
+    let number = match t.data() {
+        Data::F32(v) if v.len() == 1 => f64::from(v[0]),
+        Data::F64(v) if v.len() == 1 => v[0],
+        _ => return None,
+    };
+    Some((number, t.shape().len()))
+}
+
+/// Arithmetic with a single number takes no second tensor through memory.
+fn arith_or_scalar<B: Backend>(f: Arith, a: Value<B>, b: Value<B>, device: &Device<B>) -> OpResult<Value<B>> {
+    let (ranks, numbers) = ((a.shape().len(), b.shape().len()), (single(&a), single(&b)));
+    Ok(Value::Float(match (numbers, f) {
+        ((_, Some((s, rank))), _) if rank <= ranks.0 => {
+            let a = a.into_float(device)?;
+            match f {
+                Arith::Add => B::float_add_scalar(a, scalar(s)),
+                Arith::Sub => B::float_sub_scalar(a, scalar(s)),
+                Arith::Mul => B::float_mul_scalar(a, scalar(s)),
+                Arith::Div => B::float_div_scalar(a, scalar(s)),
+                Arith::Pow => B::float_powf_scalar(a, scalar(s)),
+            }
+        }
+        ((Some((s, rank)), _), Arith::Add) if rank <= ranks.1 => B::float_add_scalar(b.into_float(device)?, scalar(s)),
+        ((Some((s, rank)), _), Arith::Mul) if rank <= ranks.1 => B::float_mul_scalar(b.into_float(device)?, scalar(s)),
+        _ => {
+            let (a, b) = align::<B>(a.into_float(device)?, b.into_float(device)?)?;
+            arith::<B>(f, a, b)
+        }
+    }))
 }
 
 fn arith<B: Backend>(f: Arith, a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {

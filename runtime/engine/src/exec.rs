@@ -212,7 +212,8 @@ impl<B: Backend> Executor<B> {
         let Some(tensor) = constant.host.clone() else {
             return Err(Fault("a constant is gone".into()));
         };
-        if !is_float(tensor.datatype()) {
+        // A single number goes into the instruction itself.
+        if !is_float(tensor.datatype()) || tensor.data().len() == 1 {
             return Ok(Value::Host(tensor));
         }
         let uploaded = Value::Float(Value::<B>::Host(tensor).into_float(&self.device)?);

@@ -9,6 +9,7 @@ use crate::spec::Spec;
 use crate::{Data, Tensor, each_data};
 
 pub(crate) const TABLE: &[Entry] = &[
+    entry("Add", 1, |s| legacy(s, Arith::Add)),
     entry("Add", 7, |s| arithmetic(s, Arith::Add)),
     entry("And", 7, |s| logic(s, |a, b| a & b)),
     entry("BitShift", 11, bit_shift),
@@ -16,6 +17,7 @@ pub(crate) const TABLE: &[Entry] = &[
     entry("BitwiseOr", 18, |s| bitwise(s, |a, b| a | b)),
     entry("BitwiseXor", 18, |s| bitwise(s, |a, b| a ^ b)),
     entry("Clip", 1, clip),
+    entry("Div", 1, |s| legacy(s, Arith::Div)),
     entry("Div", 7, |s| arithmetic(s, Arith::Div)),
     entry("Equal", 7, |s| comparison(s, Compare::Equal)),
     entry("Greater", 7, |s| comparison(s, Compare::Greater)),
@@ -26,10 +28,14 @@ pub(crate) const TABLE: &[Entry] = &[
     entry("Mean", 6, |s| variadic(s, Fold::Mean)),
     entry("Min", 6, |s| variadic(s, Fold::Min)),
     entry("Mod", 10, modulo),
+    entry("Mul", 1, |s| legacy(s, Arith::Mul)),
     entry("Mul", 7, |s| arithmetic(s, Arith::Mul)),
     entry("Or", 7, |s| logic(s, |a, b| a | b)),
+    entry("PRelu", 1, prelu),
     entry("PRelu", 7, prelu),
+    entry("Pow", 1, |s| legacy(s, Arith::Pow)),
     entry("Pow", 7, pow),
+    entry("Sub", 1, |s| legacy(s, Arith::Sub)),
     entry("Sub", 7, |s| arithmetic(s, Arith::Sub)),
     entry("Sum", 6, sum),
     entry("Where", 9, select),
@@ -92,6 +98,43 @@ fn arithmetic(spec: &Spec<'_>, op: Arith) -> OpResult<Kernel> {
             }
         }])
     }))
+}
+
+/// Before opset 7 the second operand was stretched only where `broadcast` said so, from dimension `axis` on.
+fn legacy(spec: &Spec<'_>, op: Arith) -> OpResult<Kernel> {
+    let broadcast = spec.flag("broadcast", false)?;
+    let axis = spec.opt_int("axis")?;
+    let (true, Some(axis)) = (broadcast, axis) else {
+        return if op == Arith::Pow {
+            pow(spec)
+        } else {
+            arithmetic(spec, op)
+        };
+    };
+    spec.expect_inputs(2, 2)?;
+    Ok(Kernel::host(move |i| {
+        let (a, b) = (i.get(0)?, i.get(1)?);
+        let b = trailing_ones(b, a.shape(), axis)?;
+        match op {
+            Arith::Div => divisor(&b)?,
+            Arith::Pow => ensure!(!matches!(a.data(), Data::I32(_) | Data::I64(_)), "powers of integers"),
+            _ => {}
+        }
+        Ok(vec![both(a, &b, &op)?])
+    }))
+}
+
+/// `b` with its dimensions at `axis` of `to`, followed by ones.
+fn trailing_ones(b: &Tensor, to: &[usize], axis: i64) -> OpResult<Tensor> {
+    let axis = if to.is_empty() {
+        0
+    } else {
+        crate::shape::axis(axis, to.len())?
+    };
+    let rest = to.len().saturating_sub(axis + b.shape().len());
+    let mut dims = b.shape().to_vec();
+    dims.extend(std::iter::repeat_n(1, rest));
+    tensor(dims, b.data().clone())
 }
 
 macro_rules! pair {
@@ -229,6 +272,7 @@ fn integer_power<T: Number>(mut base: T, mut exponent: i64) -> T {
 fn comparison(spec: &Spec<'_>, op: Compare) -> OpResult<Kernel> {
     spec.expect_inputs(2, 2)?;
     fn compared<T: Element + PartialOrd>(a: &[T], b: &Tensor, a_shape: &[usize], op: Compare) -> OpResult<Vec<Tensor>> {
+        // References, since strings can't be copied.
         let b = (&typed::<T>(b)?.iter().collect::<Vec<_>>()[..], b.shape());
         let a = (&a.iter().collect::<Vec<_>>()[..], a_shape);
         let (shape, v) = match op {
@@ -315,8 +359,17 @@ fn prelu(spec: &Spec<'_>) -> OpResult<Kernel> {
             if x < T::from_i64(0) { x.mul(slope) } else { x }
         }
     }
-    Ok(Kernel::host(|i| {
-        let out = both(i.get(0)?, i.get(1)?, &Slope)?;
+    let per_channel = spec.opset < 7;
+    Ok(Kernel::host(move |i| {
+        let (x, slope) = (i.get(0)?, i.get(1)?);
+        // Before opset 7 a list was one slope for each channel.
+        let channels = per_channel && slope.shape().len() == 1 && slope.data().len() > 1 && x.shape().len() > 1;
+        let slope = if channels {
+            trailing_ones(slope, x.shape(), 1)?
+        } else {
+            slope.clone()
+        };
+        let out = both(x, &slope, &Slope)?;
         ensure!(
             out.shape() == i.get(0)?.shape(),
             "the slope does not broadcast to the input"
@@ -397,6 +450,26 @@ mod tests {
             &[f32s(&[2, 1], &[1.0, 2.0]), f32s(&[3], &[10.0, 20.0, 30.0])],
         );
         assert_eq!(sum, f32s(&[2, 3], &[11.0, 21.0, 31.0, 12.0, 22.0, 32.0]));
+    }
+
+    #[test]
+    fn old_opsets_stretch_from_the_axis_they_name() {
+        let x = f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let attributes = |a: &mut crate::testing::Attributes| {
+            a.int("broadcast", 1);
+            a.int("axis", 0);
+        };
+        let out = eval_at(6, "Add", attributes, &[x.clone(), f32s(&[2], &[10.0, 20.0])], 1).unwrap();
+        assert_eq!(out[0], f32s(&[2, 2], &[11.0, 12.0, 23.0, 24.0]));
+        let out = eval_at(
+            6,
+            "PRelu",
+            |_| {},
+            &[f32s(&[1, 2, 1], &[-1.0, -1.0]), f32s(&[2], &[2.0, 3.0])],
+            1,
+        )
+        .unwrap();
+        assert_eq!(out[0], f32s(&[1, 2, 1], &[-2.0, -3.0]));
     }
 
     #[test]

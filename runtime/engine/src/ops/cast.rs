@@ -41,6 +41,7 @@ fn like(spec: &Spec<'_>) -> OpResult<Kernel> {
 pub(crate) fn cast(t: &Tensor, to: DataType, _saturate: bool) -> OpResult<Tensor> {
     let data = match t.data() {
         _ if t.datatype() == to => t.data().clone(),
+        Data::Bool(v) if to == DataType::F32 => host::map(v, |b| f32::from(u8::from(b))),
         Data::Bool(v) => numbers_to(&v.iter().map(|&b| u8::from(b)).collect::<Vec<_>>(), to)?,
         Data::F16(v) => numbers_to(&v.iter().map(|x| x.to_f32()).collect::<Vec<_>>(), to)?,
         Data::BF16(v) => numbers_to(&v.iter().map(|x| x.to_f32()).collect::<Vec<_>>(), to)?,

@@ -9,7 +9,11 @@ use crate::registry::{Entry, entry};
 use crate::shape;
 use crate::spec::Spec;
 
-pub(crate) const TABLE: &[Entry] = &[entry("Gemm", 7, gemm), entry("MatMul", 1, matmul)];
+pub(crate) const TABLE: &[Entry] = &[
+    entry("Gemm", 1, gemm_v1),
+    entry("Gemm", 7, gemm),
+    entry("MatMul", 1, matmul),
+];
 
 fn matmul(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 2)?;
@@ -59,6 +63,12 @@ pub(crate) fn product<T: Number>(a: &[T], sa: &[usize], b: &[T], sb: &[usize]) -
         dims.push(n);
     }
     tensor(dims, T::wrap(out))
+}
+
+/// Before opset 7 an attribute allowed what is always allowed since.
+fn gemm_v1(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.ignore(&["broadcast"]);
+    gemm(spec)
 }
 
 fn gemm(spec: &Spec<'_>) -> OpResult<Kernel> {

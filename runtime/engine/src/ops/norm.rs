@@ -9,7 +9,7 @@ use crate::spec::Spec;
 use crate::{Data, Tensor, shape};
 
 pub(crate) const TABLE: &[Entry] = &[
-    entry("BatchNormalization", 7, batch_norm),
+    entry("BatchNormalization", 1, batch_norm),
     entry("GroupNormalization", 18, |s| group_norm(s, true)),
     entry("GroupNormalization", 21, |s| group_norm(s, false)),
     entry("InstanceNormalization", 6, instance_norm),
@@ -38,7 +38,11 @@ fn parameter(i: &Inputs<'_>, k: usize, n: usize) -> OpResult<Vec<f64>> {
 
 fn batch_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(5, 5)?;
-    spec.ignore(&["momentum", "spatial"]);
+    spec.ignore(&["momentum"]);
+    ensure!(
+        spec.flag("spatial", true)?,
+        "statistics for each place are not supported"
+    );
     ensure!(!spec.flag("training_mode", false)?, "training mode is not supported");
     ensure!(
         spec.outputs.iter().skip(1).all(|o| !o),

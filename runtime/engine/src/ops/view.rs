@@ -8,10 +8,11 @@ use crate::spec::Spec;
 
 pub(crate) const TABLE: &[Entry] = &[
     entry("DepthToSpace", 1, depth_to_space),
-    entry("Dropout", 7, dropout),
+    entry("Dropout", 1, dropout),
     entry("Expand", 8, expand),
     entry("Flatten", 1, flatten),
     entry("Identity", 1, identity),
+    entry("Reshape", 1, reshape_attribute),
     entry("Reshape", 5, reshape),
     entry("Slice", 1, slice_attributes),
     entry("Slice", 10, slice_operands),
@@ -59,6 +60,14 @@ fn reshape(spec: &Spec<'_>) -> OpResult<Kernel> {
     let keep_zero = spec.flag("allowzero", false)?;
     Ok(Kernel::view(move |from, rest| {
         one(View::Reshape(reshaped(from, &rest.i64s(0)?, keep_zero)?))
+    }))
+}
+
+fn reshape_attribute(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(1, 1)?;
+    let wanted = spec.ints("shape")?.unwrap_or_default();
+    Ok(Kernel::view(move |from, _| {
+        one(View::Reshape(reshaped(from, &wanted, false)?))
     }))
 }
 
