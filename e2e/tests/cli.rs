@@ -59,6 +59,12 @@ async fn apply_get_predict_logs_and_delete_tell_the_story_of_a_service() {
         "{answer}"
     );
 
+    // The answer may be here before the controller has heard that the replica is ready.
+    until("the wake is told", LIMIT, async || {
+        let item = up.service("iris").await.expect("it is there");
+        item["lastWakeMs"].is_number() && item["replicas"]["ready"] == 1
+    })
+    .await;
     let items: Value = serde_json::from_str(&good(&up.cli(&["get", "-o", "json"]).await)).expect("JSON");
     let item = &items["items"][0];
     assert_eq!(item["replicas"]["ready"], 1, "{item}");
