@@ -12,8 +12,8 @@ up: tools    ## serve manifests/examples on 127.0.0.1:8080 (admin 9090)
 
 test: tools python  ## unit, property and end-to-end tests
 	cargo build --workspace --all-targets
-	cargo test --workspace --exclude pilotlight-e2e
-	cargo test --package pilotlight-e2e -- --test-threads=1
+	cargo test --workspace --exclude pilotlight-e2e --no-fail-fast
+	cargo test --package pilotlight-e2e --no-fail-fast -- --test-threads=1
 
 bench: tools ## proxy against HAProxy, wakes from zero, memory of an idle platform
 	cargo build --release --workspace
