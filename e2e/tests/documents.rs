@@ -66,6 +66,40 @@ fn no_document_holds_a_placeholder() {
     }
 }
 
+/// What a decision may not touch: clocks, sockets, files, processes, tasks.
+const ADAPTERS: [&str; 8] = [
+    "Instant::now",
+    "SystemTime",
+    ".elapsed()",
+    "tokio::net",
+    "tokio::spawn",
+    "std::fs",
+    "std::net::Tcp",
+    "std::process",
+];
+
+#[test]
+fn decisions_read_no_clock_and_do_no_io() {
+    for folder in ["activator/src/core", "controller/src/autoscaler", "runtime/src/batch"] {
+        for entry in fs::read_dir(root().join(folder)).expect("the folder is there") {
+            let path = entry.expect("the tree is readable").path();
+            if path
+                .file_stem()
+                .is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
+            {
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("the tree is readable");
+            let found: Vec<_> = ADAPTERS.into_iter().filter(|word| text.contains(word)).collect();
+            assert!(
+                found.is_empty(),
+                "{} is a decision and touches {found:?}",
+                path.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn every_crate_takes_the_lint_table_of_the_workspace() {
     for part in [
