@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", env = "PILOTLIGHT_MAX_PROCESSES", default_value_t = 256)]
     pub(crate) max_processes: usize,
     /// What is logged to standard error: a level, or directives such as `info,pilotlight_activator=debug`.
-    #[arg(long, value_name = "FILTER", env = "PILOTLIGHT_LOG", default_value = "info")]
+    #[arg(long, value_name = "FILTER", env = "PILOTLIGHT_LOG", default_value = "warn")]
     pub(crate) log_level: String,
 }
 
