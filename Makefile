@@ -8,7 +8,7 @@ help:        ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 up: tools    ## serve manifests/examples on 127.0.0.1:8080 (admin 9090)
-	cargo run --release --quiet -- up manifests/examples
+	cargo run --release -- up manifests/examples
 
 test: tools python  ## unit, property and end-to-end tests
 	cargo build --workspace --all-targets
