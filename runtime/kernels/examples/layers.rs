@@ -1,4 +1,4 @@
-//! Times the convolutions of a ResNet50, layer by layer: `layers [BATCH]`.
+//! Times the convolutions of a `ResNet50`, layer by layer: `layers [BATCH]`.
 
 use std::time::Instant;
 

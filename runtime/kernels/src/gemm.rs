@@ -193,6 +193,23 @@ fn pack_windows<I: Isa>(stride: usize, block: &Block<'_>, taps: &[usize], window
 /// Copies `len` numbers that lie `stride` apart; may write up to a chunk more, which later copies overwrite.
 #[inline(always)]
 fn copy(stride: usize, to: &mut [f32], from: &[f32], len: usize) {
+    if stride == 2 {
+        // Constant strides become shuffles of whole vectors.
+        let (whole, rest) = to[..len].as_chunks_mut::<CHUNK>();
+        let mut pairs = from.chunks(2 * CHUNK);
+        for to in whole {
+            let from = pairs.next().unwrap_or_default();
+            if let Some(from) = from.first_chunk::<{ 2 * CHUNK - 1 }>() {
+                for (k, to) in to.iter_mut().enumerate() {
+                    *to = from[2 * k];
+                }
+            }
+        }
+        for (to, &x) in rest.iter_mut().zip(pairs.next().unwrap_or_default().iter().step_by(2)) {
+            *to = x;
+        }
+        return;
+    }
     if stride != 1 {
         for (to, &x) in to[..len].iter_mut().zip(from.iter().step_by(stride)) {
             *to = x;

@@ -146,11 +146,14 @@ pub(crate) use x86::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        _MM_HINT_T0, _mm_prefetch, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     use super::{Isa, Tile, Work};
+
+    /// Steps that the loads of rows are announced ahead.
+    const AHEAD: usize = 64;
 
     /// # Safety
     /// The CPU has these instructions.
@@ -181,6 +184,9 @@ mod x86 {
                     let mut sums = [[$zero(); 2]; $rows];
                     let (a, b) = (a.as_chunks::<$rows>().0, b.as_chunks::<{ 2 * $lanes }>().0);
                     for (a, b) in a.iter().zip(b) {
+                        // The rows come from far away, and the next page of them is not guessed by the CPU. A prefetch
+                        // of any address is harmless.
+                        _mm_prefetch::<_MM_HINT_T0>(a.as_ptr().wrapping_add(AHEAD * $rows).cast());
                         // SAFETY: `b` is an array of two vectors' length; the loads need no alignment.
                         let b = unsafe { [$load(b.as_ptr()), $load(b.as_ptr().add($lanes))] };
                         for (sums, &a) in sums.iter_mut().zip(a) {

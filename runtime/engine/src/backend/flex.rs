@@ -59,9 +59,16 @@ impl Accelerate for Flex {
         );
         let mut padded = vec![xs[1]];
         padded.extend(axes.iter().map(|a| a.begin + a.input + a.end));
-        shape::elements(&padded)?;
+        let padded = shape::elements(&padded)?;
         let mut dims = vec![xs[0], weights.shape[0]];
         dims.extend(axes.iter().map(|a| a.output));
+
+        let image = dims[1..].iter().product::<usize>() + xs[1..].iter().product::<usize>();
+        // The padded image is in memory; zeros that no model needs must not fill it.
+        ensure!(
+            padded <= image.saturating_mul(64).saturating_add(1 << 20),
+            "padding of {padded} elements around an image of {image}"
+        );
 
         let x = x.to_contiguous();
         let bias = bias.map(|b| b.to_contiguous());
@@ -115,5 +122,98 @@ fn geometry(axes: &[Axis]) -> Geometry {
         dilation: pair.map(|a| a.dilation),
         begin: pair.map(|a| a.begin),
         end: pair.map(|a| a.end),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_backend::ops::FloatTensorOps;
+    use burn_backend::{Shape, TensorData};
+    use burn_flex::{Flex, FlexDevice, FlexTensor};
+    use proptest::prelude::*;
+
+    use super::{Accelerate, Conv};
+    use crate::testing::f32s;
+    use crate::window::{Padding, Window};
+
+    fn noise(dims: &[usize], seed: u32) -> Vec<f32> {
+        let mut state = seed | 1;
+        let mut next = || {
+            state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+            f32::from((state >> 16) as u16) / 32768.0 - 1.0
+        };
+        (0..dims.iter().product()).map(|_| next()).collect()
+    }
+
+    fn on_device(dims: &[usize], v: &[f32]) -> FlexTensor {
+        Flex::float_from_data(TensorData::new(v.to_vec(), Shape::from(dims.to_vec())), &FlexDevice)
+    }
+
+    fn floats(t: &FlexTensor) -> Vec<f32> {
+        t.to_contiguous().storage::<f32>().to_vec()
+    }
+
+    proptest! {
+        #[test]
+        fn one_call_gives_what_burns_own_convolution_and_the_rest_give(
+            (group, per_group, depth, batch) in (1..4usize, 1..9usize, 1..9usize, 1..4usize),
+            (spatial, kernel) in (1..3usize, 1..4usize),
+            size in 1..14usize,
+            (stride, dilation) in (1..4usize, 1..3usize),
+            pads in proptest::collection::vec(0..3usize, 4),
+            (biased, residual) in any::<(bool, Option<bool>)>(),
+            clamp in prop_oneof![Just(None), Just(Some((0.0, f32::INFINITY))), Just(Some((-0.5, 0.75)))],
+            seed in any::<u32>(),
+        ) {
+            let conv = Conv {
+                window: Window {
+                    strides: vec![stride; spatial],
+                    dilations: vec![dilation; spatial],
+                    padding: Padding::Explicit(pads[..2 * spatial].to_vec()),
+                    ceil: false,
+                },
+                group,
+                clamp,
+            };
+            // Different sizes, so that rows and columns can't be mixed up.
+            let with_space = |mut dims: Vec<usize>, size| { dims.extend((0..spatial).map(|d| size + d)); dims };
+            let xs = with_space(vec![batch, group * depth], size);
+            let ws = with_space(vec![group * per_group, depth], kernel);
+            let Ok(axes) = conv.resolve(&xs, &ws) else { return Ok(()) };
+            let mut ys = vec![batch, ws[0]];
+            // A residual of the result's shape, or of one number per channel.
+            ys.extend(axes.iter().map(|a| if residual == Some(true) { a.output } else { 1 }));
+            let w = noise(&ws, !seed);
+            let x = on_device(&xs, &noise(&xs, seed));
+            let bias = biased.then(|| on_device(&ws[..1], &noise(&ws[..1], seed.rotate_left(3))));
+            let residual = residual.map(|_| on_device(&ys, &noise(&ys, seed.rotate_left(9))));
+            let packed = Flex::pack(&f32s(&ws, &w), &conv).expect("f32 and at most two dimensions");
+            let run = conv.run::<Flex>(x.clone(), on_device(&ws, &w), bias.clone(), residual.clone(), &FlexDevice);
+            let wanted = run.expect("it resolves");
+            let before = residual.as_ref().map(floats);
+            let found = Flex::conv2d_fused(&packed, &conv, x, bias, residual.clone()).expect("it resolves");
+            prop_assert_eq!(found.layout().shape(), wanted.layout().shape());
+            for (found, wanted) in floats(&found).iter().zip(floats(&wanted)) {
+                prop_assert!((found - wanted).abs() <= 1e-5 * wanted.abs().max(1.0), "{} instead of {}", found, wanted);
+            }
+            prop_assert_eq!(residual.as_ref().map(floats), before, "a residual that is read elsewhere");
+        }
+    }
+
+    #[test]
+    fn padding_out_of_all_proportion_is_refused() {
+        let conv = Conv {
+            window: Window {
+                strides: vec![30_000; 2],
+                dilations: vec![],
+                padding: Padding::Explicit(vec![10_000; 4]),
+                ceil: false,
+            },
+            group: 1,
+            clamp: None,
+        };
+        let packed = Flex::pack(&f32s(&[1, 2, 1, 1], &[1.0, 1.0]), &conv).expect("it fits");
+        let x = on_device(&[1, 2, 2, 2], &[0.0; 8]);
+        assert!(Flex::conv2d_fused(&packed, &conv, x, None, None).is_err());
     }
 }

@@ -40,7 +40,7 @@ impl Conv {
     }
 
     /// The convolution through the backend's own, then what else there is to do.
-    pub(super) fn run<B: Backend>(
+    pub(crate) fn run<B: Backend>(
         &self,
         x: FloatTensor<B>,
         w: FloatTensor<B>,
