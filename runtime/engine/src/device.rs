@@ -3,9 +3,12 @@
 //! Backends panic on arguments that do not fit, so everything is checked here first. Where an instruction can't be done
 //! on the device (`accepts` is false), the executor takes the host kernel beside it.
 
-use burn_backend::ops::{ConvOptions, ConvTransposeOptions};
 use burn_backend::tensor::{Device, FloatTensor};
-use burn_backend::{Backend, FloatDType, Scalar, Shape, Slice, TensorMetadata};
+use burn_backend::{Backend, FloatDType, Scalar, Shape, TensorMetadata};
+
+mod convolution;
+
+pub(crate) use convolution::{Conv, ConvTranspose, check_bias};
 
 use crate::fault::{Fault, OpResult, bail, ensure};
 use crate::kernel::{View, i64s, is_float};
@@ -89,8 +92,8 @@ pub(crate) enum DeviceOp {
         trans_a: bool,
         trans_b: bool,
     },
-    /// x, w, b?
-    Conv { window: Window, group: usize },
+    /// x, w, b?, residual?
+    Conv(Conv),
     /// x, w, b?
     ConvTranspose(ConvTranspose),
     /// x
@@ -122,15 +125,6 @@ pub(crate) enum DeviceOp {
     Gather { axis: i64 },
     /// x
     Cast(DataType),
-}
-
-/// A transposed convolution's attributes; empty lists stand for defaults.
-#[derive(Clone, Debug)]
-pub(crate) struct ConvTranspose {
-    pub(crate) window: Window,
-    pub(crate) output_padding: Vec<usize>,
-    pub(crate) output_shape: Vec<usize>,
-    pub(crate) group: usize,
 }
 
 /// What `accepts` knows of an operand.
@@ -248,15 +242,15 @@ pub(crate) fn run<B: Backend>(
             let c = next().map(|c| c.into_float(device)).transpose()?;
             gemm::<B>(a, b, c, (*alpha, *beta), (*trans_a, *trans_b))?
         }
-        DeviceOp::Conv { window, group } => {
+        DeviceOp::Conv(attrs) => {
             let (x, w) = (float()?, float()?);
-            let b = next().map(|b| b.into_float(device)).transpose()?;
-            conv::<B>(x, w, b, window, *group, device)?
+            let mut rest = || next().map(|b| b.into_float(device)).transpose();
+            attrs.run::<B>(x, w, rest()?, rest()?, device)?
         }
         DeviceOp::ConvTranspose(attrs) => {
             let (x, w) = (float()?, float()?);
             let b = next().map(|b| b.into_float(device)).transpose()?;
-            conv_transpose::<B>(x, w, b, attrs)?
+            attrs.run::<B>(x, w, b)?
         }
         DeviceOp::MaxPool { window, kernel } => pool::<B>(float()?, window, kernel, None)?,
         DeviceOp::AveragePool {
@@ -515,213 +509,9 @@ fn gemm<B: Backend>(
     Ok(B::float_add(out, c))
 }
 
-/// Pads spatial dimensions where the two sides differ; returns what is left to the primitive.
-fn even_pads<B: Backend>(
-    x: FloatTensor<B>,
-    axes: &[Axis],
-    device: &Device<B>,
-) -> OpResult<(FloatTensor<B>, Vec<usize>)> {
-    if axes.iter().all(|a| a.begin == a.end) {
-        return Ok((x, axes.iter().map(|a| a.begin).collect()));
-    }
-    let dims = x.shape().to_vec();
-    let mut padded = dims.clone();
-    let mut slices: Vec<Slice> = dims.iter().map(|&d| Slice::new(0, Some(d as isize), 1)).collect();
-    for (d, a) in axes.iter().enumerate() {
-        padded[2 + d] += a.begin + a.end;
-        slices[2 + d] = Slice::new(a.begin as isize, Some((a.begin + a.input) as isize), 1);
-    }
-    shape::elements(&padded)?;
-    let dtype = FloatDType::from(x.dtype());
-    let base = B::float_zeros(Shape::from(padded), device, dtype);
-    Ok((B::float_slice_assign(base, &slices, x), vec![0; axes.len()]))
-}
-
-fn check_bias<B: Backend>(bias: Option<&FloatTensor<B>>, channels: usize) -> OpResult<()> {
-    let dims = bias.map(|b| b.shape().to_vec());
-    ensure!(
-        dims.as_ref().is_none_or(|d| *d == [channels]),
-        "bias has shape {dims:?} instead of [{channels}]"
-    );
-    Ok(())
-}
-
 fn array<const N: usize>(list: impl Iterator<Item = usize>) -> OpResult<[usize; N]> {
     let list: Vec<usize> = list.collect();
     <[usize; N]>::try_from(list).map_err(|l| Fault(format!("{} values instead of {N}", l.len())))
-}
-
-fn conv<B: Backend>(
-    x: FloatTensor<B>,
-    w: FloatTensor<B>,
-    b: Option<FloatTensor<B>>,
-    window: &Window,
-    group: usize,
-    device: &Device<B>,
-) -> OpResult<FloatTensor<B>> {
-    let (xs, ws) = (x.shape().to_vec(), w.shape().to_vec());
-    ensure!(
-        xs.len() >= 3 && xs.len() == ws.len(),
-        "input of shape {xs:?} with weights of shape {ws:?}"
-    );
-    ensure!(
-        ws[1].checked_mul(group) == Some(xs[1]) && ws[0].is_multiple_of(group),
-        "{} input channels with weights of shape {ws:?} in {group} groups",
-        xs[1]
-    );
-    check_bias::<B>(b.as_ref(), ws[0])?;
-    let axes = window.resolve(&xs[2..], &ws[2..])?;
-    let mut out = vec![xs[0], ws[0]];
-    out.extend(axes.iter().map(|a| a.output));
-    shape::elements(&out)?;
-    let (x, pads) = even_pads::<B>(x, &axes, device)?;
-    macro_rules! conv {
-        ($f:ident, $n:literal) => {{
-            let strides = array::<$n>(axes.iter().map(|a| a.stride))?;
-            let dilations = array::<$n>(axes.iter().map(|a| a.dilation))?;
-            let pads = array::<$n>(pads.into_iter())?;
-            B::$f(x, w, b, ConvOptions::new(strides, pads, dilations, group))
-        }};
-    }
-    Ok(match axes.len() {
-        1 => conv!(conv1d, 1),
-        2 => conv!(conv2d, 2),
-        3 => conv!(conv3d, 3),
-        n => bail!("convolutions of {n} spatial dimensions are not supported"),
-    })
-}
-
-fn conv_transpose<B: Backend>(
-    x: FloatTensor<B>,
-    w: FloatTensor<B>,
-    b: Option<FloatTensor<B>>,
-    attrs: &ConvTranspose,
-) -> OpResult<FloatTensor<B>> {
-    let (xs, ws) = (x.shape().to_vec(), w.shape().to_vec());
-    ensure!(
-        xs.len() >= 3 && xs.len() == ws.len(),
-        "input of shape {xs:?} with weights of shape {ws:?}"
-    );
-    let group = attrs.group;
-    ensure!(
-        xs[1] == ws[0] && xs[1].is_multiple_of(group),
-        "{} input channels with weights of shape {ws:?}",
-        xs[1]
-    );
-    check_bias::<B>(b.as_ref(), ws[1] * group)?;
-    let n = xs.len() - 2;
-    let plan = attrs.resolve(&xs[2..], &ws[2..])?;
-    macro_rules! conv {
-        ($f:ident, $n:literal) => {{
-            let strides = array::<$n>(plan.iter().map(|a| a.stride))?;
-            let dilations = array::<$n>(plan.iter().map(|a| a.dilation))?;
-            let extra = array::<$n>(plan.iter().map(|a| a.extra))?;
-            B::$f(
-                x,
-                w,
-                b,
-                ConvTransposeOptions::new(strides, [0; $n], extra, dilations, group),
-            )
-        }};
-    }
-    let out = match n {
-        1 => conv!(conv_transpose1d, 1),
-        2 => conv!(conv_transpose2d, 2),
-        3 => conv!(conv_transpose3d, 3),
-        n => bail!("transposed convolutions of {n} spatial dimensions are not supported"),
-    };
-    let full = out.shape().to_vec();
-    let mut slices: Vec<Slice> = full.iter().map(|&d| Slice::new(0, Some(d as isize), 1)).collect();
-    for (d, a) in plan.iter().enumerate() {
-        slices[2 + d] = Slice::new(a.begin as isize, Some((a.begin + a.output) as isize), 1);
-    }
-    Ok(
-        if plan.iter().all(|a| a.begin == 0) && plan.iter().zip(&full[2..]).all(|(a, &f)| a.output == f) {
-            out
-        } else {
-            B::float_slice(out, &slices)
-        },
-    )
-}
-
-/// One spatial dimension of a transposed convolution: the full result is cut to `output` elements from `begin` on.
-struct TransposeAxis {
-    stride: usize,
-    dilation: usize,
-    extra: usize,
-    begin: usize,
-    output: usize,
-}
-
-impl ConvTranspose {
-    fn resolve(&self, input: &[usize], kernel: &[usize]) -> OpResult<Vec<TransposeAxis>> {
-        use crate::window::Padding;
-        let n = input.len();
-        let fits = |list: &[usize], want: usize| list.is_empty() || list.len() == want;
-        ensure!(
-            fits(&self.window.strides, n)
-                && fits(&self.window.dilations, n)
-                && fits(&self.output_padding, n)
-                && (fits(&self.output_shape, n) || self.output_shape.len() == n + 2),
-            "attributes do not fit {n} spatial dimensions"
-        );
-        let wanted = self
-            .output_shape
-            .get(self.output_shape.len().saturating_sub(n)..)
-            .unwrap_or_default();
-        let mut sizes = Vec::with_capacity(n);
-        let plan = (0..n)
-            .map(|d| {
-                let stride = self.window.strides.get(d).copied().unwrap_or(1);
-                let dilation = self.window.dilations.get(d).copied().unwrap_or(1);
-                let extra = self.output_padding.get(d).copied().unwrap_or(0);
-                ensure!(input[d] > 0 && kernel[d] > 0, "an empty dimension");
-                let full = (input[d] - 1)
-                    .checked_mul(stride)
-                    .and_then(|v| v.checked_add((kernel[d] - 1).checked_mul(dilation)?))
-                    .and_then(|v| v.checked_add(1 + extra));
-                let Some(full) = full else {
-                    bail!("the result is too large")
-                };
-                // A wanted size beyond the full one is reached with more padding at the end.
-                let missing = wanted.get(d).map_or(0, |&want| want.saturating_sub(full));
-                let (extra, full) = (extra + missing, full + missing);
-                let (begin, end) = match (&self.window.padding, wanted.get(d)) {
-                    (padding, Some(&want)) => {
-                        let total = full - want;
-                        if *padding == Padding::SameUpper {
-                            (total / 2, total - total / 2)
-                        } else {
-                            (total - total / 2, total / 2)
-                        }
-                    }
-                    (Padding::Explicit(p), None) => {
-                        ensure!(fits(p, 2 * n), "pads {p:?} do not fit {n} spatial dimensions");
-                        (p.get(d).copied().unwrap_or(0), p.get(d + n).copied().unwrap_or(0))
-                    }
-                    (same, None) => {
-                        let total = full.saturating_sub(input[d] * stride);
-                        if *same == Padding::SameUpper {
-                            (total / 2, total - total / 2)
-                        } else {
-                            (total - total / 2, total / 2)
-                        }
-                    }
-                };
-                ensure!(begin + end < full, "pads {begin} and {end} leave nothing of {full}");
-                sizes.push(full);
-                Ok(TransposeAxis {
-                    stride,
-                    dilation,
-                    extra,
-                    begin,
-                    output: full - begin - end,
-                })
-            })
-            .collect::<OpResult<Vec<_>>>()?;
-        shape::elements(&sizes)?;
-        Ok(plan)
-    }
 }
 
 /// A maximum where `count_pad` is `None`, else an average.

@@ -5,10 +5,10 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
-use burn_backend::Backend;
 use burn_backend::tensor::Device;
 
-use crate::device::{self, Operand};
+use crate::backend::Accelerate;
+use crate::device::{self, Conv, DeviceOp, Operand};
 use crate::fault::{Fault, OpResult, ensure};
 use crate::kernel::{HostOp, Inputs, Kernel, ViewOp, is_float, shape_result};
 use crate::plan::{Plan, Step};
@@ -18,26 +18,36 @@ use crate::{Model, RunError, Signature, Tensor, host};
 /// Up to this many elements in all, work on the host takes less time than calling a backend does.
 const SMALL: usize = 1024;
 
+/// The operand of a convolution that is packed.
+const WEIGHTS: usize = 1;
+
 /// A plan bound to a device.
-pub(crate) struct Executor<B: Backend> {
+pub(crate) struct Executor<B: Accelerate> {
     plan: Plan,
     constants: Vec<Option<Constant<B>>>,
+    /// For each step the weights of its convolution, where the backend has packed them.
+    packed: Vec<Option<B::Convolution>>,
     device: Device<B>,
 }
 
 /// A weight: on the host where host kernels read it, on the device from its first use there on.
-struct Constant<B: Backend> {
+struct Constant<B: Accelerate> {
     host: Option<Arc<Tensor>>,
     device: OnceLock<Value<B>>,
 }
 
-impl<B: Backend> Executor<B> {
+impl<B: Accelerate> Executor<B> {
     /// Uploads what only the device reads; everything else follows at its first use.
     pub(crate) fn new(mut plan: Plan, device: Device<B>) -> OpResult<Self> {
+        let packed: Vec<_> = plan.steps.iter().map(|s| pack::<B>(s, &plan.constants)).collect();
         let mut host_reads = vec![false; plan.constants.len()];
-        for step in &plan.steps {
-            for operand in step.inputs.iter().flatten() {
-                host_reads[operand.value] |= !matches!(step.kernel, Kernel::Device { .. });
+        let mut device_reads = host_reads.clone();
+        for (step, packed) in plan.steps.iter().zip(&packed) {
+            for (i, operand) in step.inputs.iter().enumerate() {
+                let Some(operand) = operand else { continue };
+                let device = matches!(step.kernel, Kernel::Device { .. });
+                host_reads[operand.value] |= !device;
+                device_reads[operand.value] |= device && !(packed.is_some() && i == WEIGHTS);
             }
         }
         for &id in &plan.outputs {
@@ -46,6 +56,10 @@ impl<B: Backend> Executor<B> {
         let constants = std::mem::take(&mut plan.constants);
         let constants = constants.into_iter().enumerate().map(|(id, tensor)| {
             let Some(tensor) = tensor else { return Ok(None) };
+            if !host_reads[id] && !device_reads[id] {
+                // Packed weights only; this is the last owner of the plain ones.
+                return Ok(None);
+            }
             if host_reads[id] || !is_float(tensor.datatype()) || tensor.data().len() <= SMALL {
                 return Ok(Some(Constant {
                     host: Some(tensor),
@@ -62,6 +76,7 @@ impl<B: Backend> Executor<B> {
         Ok(Self {
             plan,
             constants,
+            packed,
             device,
         })
     }
@@ -74,7 +89,7 @@ impl<B: Backend> Executor<B> {
         }
         for (n, step) in self.plan.steps.iter().enumerate() {
             at.set(n);
-            let results = self.step(step, &mut values)?;
+            let results = self.step(n, step, &mut values)?;
             let mut results = results.into_iter();
             for output in &step.outputs {
                 let result = results.next();
@@ -103,7 +118,7 @@ impl<B: Backend> Executor<B> {
             .collect()
     }
 
-    fn step(&self, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
+    fn step(&self, n: usize, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
         match &step.kernel {
             Kernel::Host(op) => self.host_step(op.as_ref(), step, values),
             Kernel::Shape { scalar, op } => {
@@ -112,6 +127,10 @@ impl<B: Backend> Executor<B> {
                 Ok(vec![Value::Host(Arc::new(shape_result(*scalar, op, &value.shape())?))])
             }
             Kernel::View(op) => self.view_step(op.as_ref(), step, values),
+            Kernel::Device {
+                op: DeviceOp::Conv(attrs),
+                ..
+            } if let Some(weights) = &self.packed[n] => self.packed_conv(weights, attrs, step, values),
             Kernel::Device { op, host } => {
                 if let Some(host) = host
                     && !self.belongs_on_device(op, step, values)
@@ -126,6 +145,24 @@ impl<B: Backend> Executor<B> {
                 Ok(vec![device::run(op, operands, &self.device)?])
             }
         }
+    }
+
+    fn packed_conv(
+        &self,
+        weights: &B::Convolution,
+        attrs: &Conv,
+        step: &Step,
+        values: &mut [Option<Value<B>>],
+    ) -> OpResult<Vec<Value<B>>> {
+        let mut float = |i: usize| {
+            let operand = step.inputs.get(i).copied().flatten();
+            operand
+                .map(|o| self.take(o, values, true)?.into_float(&self.device))
+                .transpose()
+        };
+        let x = float(0)?.ok_or_else(|| Fault("input 0 is missing".into()))?;
+        let (bias, residual) = (float(2)?, float(3)?);
+        Ok(vec![Value::Float(B::conv2d_fused(weights, attrs, x, bias, residual)?)])
     }
 
     fn host_step(&self, op: &dyn HostOp, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
@@ -261,7 +298,7 @@ impl<B: Backend> Executor<B> {
     }
 }
 
-impl<B: Backend> Model for Executor<B> {
+impl<B: Accelerate> Model for Executor<B> {
     fn signature(&self) -> &Signature {
         &self.plan.signature
     }
@@ -280,6 +317,19 @@ impl<B: Backend> Model for Executor<B> {
         let (node, op) = step.map_or_else(Default::default, |s| (s.name.clone(), s.op.clone()));
         Err(RunError::Node { node, op, reason })
     }
+}
+
+/// A convolution's constant weights, as the backend wants them.
+fn pack<B: Accelerate>(step: &Step, constants: &[Option<Arc<Tensor>>]) -> Option<B::Convolution> {
+    let Kernel::Device {
+        op: DeviceOp::Conv(attrs),
+        ..
+    } = &step.kernel
+    else {
+        return None;
+    };
+    let weights = step.inputs.get(WEIGHTS).copied().flatten()?;
+    B::pack(constants[weights.value].as_deref()?, attrs)
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {

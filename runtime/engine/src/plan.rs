@@ -2,6 +2,7 @@
 
 mod batch_norm;
 mod constants;
+mod convolution;
 mod identity;
 mod liveness;
 mod zip_map;
@@ -44,6 +45,7 @@ pub(crate) fn plan(mut graph: Graph) -> Result<Plan, LoadError> {
     identity::remove(&mut graph);
     constants::fold(&mut graph);
     batch_norm::fold(&mut graph);
+    convolution::fuse(&mut graph);
     liveness::remove_dead(&mut graph);
     let last = liveness::last_uses(&graph);
     let (inputs, input_infos) = graph.inputs.into_iter().unzip();

@@ -1,6 +1,6 @@
 //! Convolutions, plain and transposed. They always run on the device.
 
-use crate::device::{ConvTranspose, DeviceOp};
+use crate::device::{Conv, ConvTranspose, DeviceOp};
 use crate::fault::{OpResult, ensure};
 use crate::kernel::Kernel;
 use crate::registry::{Entry, entry};
@@ -19,10 +19,11 @@ fn group(spec: &Spec<'_>) -> OpResult<usize> {
 
 fn conv(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 3)?;
-    Ok(Kernel::device(DeviceOp::Conv {
+    Ok(Kernel::device(DeviceOp::Conv(Conv {
         window: Window::parse(spec)?,
         group: group(spec)?,
-    }))
+        clamp: None,
+    })))
 }
 
 fn conv_transpose(spec: &Spec<'_>) -> OpResult<Kernel> {

@@ -1,0 +1,519 @@
+//! A convolution: its geometry, its weights in the kernels' layout, and how its work is cut into tasks.
+
+use rayon::prelude::*;
+
+use crate::depthwise;
+use crate::gemm::{self, Block, Segment, Source};
+use crate::simd::Level;
+
+/// Multiply-adds below which waking other threads takes longer than the work.
+const SERIAL: usize = 200_000;
+
+/// Where a convolution's windows lie, for inputs of one size. Rows first, then columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Rows and columns of the input.
+    pub input: [usize; 2],
+    /// Rows and columns of the output. A window that would reach behind the padded input makes `run` panic.
+    pub output: [usize; 2],
+    /// From one window to the next.
+    pub stride: [usize; 2],
+    /// From one tap of a window to the next.
+    pub dilation: [usize; 2],
+    /// Zeros in front of the input.
+    pub begin: [usize; 2],
+    /// Zeros behind the input.
+    pub end: [usize; 2],
+}
+
+impl Geometry {
+    fn pixels(&self) -> usize {
+        self.output[0] * self.output[1]
+    }
+
+    /// The padded input's size.
+    pub(crate) fn padded(&self) -> [usize; 2] {
+        [0, 1].map(|d| self.begin[d] + self.input[d] + self.end[d])
+    }
+
+    fn is_padded(&self) -> bool {
+        self.begin != [0, 0] || self.end != [0, 0]
+    }
+
+    /// Without a window there are no rows: all pixels become one, which copies in longer runs.
+    fn flattened(mut self, kernel: [usize; 2]) -> Self {
+        if kernel == [1, 1] && self.stride == [1, 1] && !self.is_padded() && self.input == self.output {
+            self.input = [1, self.pixels()];
+            self.output = self.input;
+        }
+        self
+    }
+}
+
+/// A two-dimensional convolution's weights, packed. Shared by threads.
+pub struct Conv {
+    level: Level,
+    /// Output channels.
+    filters: usize,
+    /// Input channels of one group.
+    depth: usize,
+    kernel: [usize; 2],
+    groups: usize,
+    /// For each group its panels of `Level::rows` filters, each with the taps outermost; for depthwise convolutions as
+    /// they came.
+    weights: Vec<f32>,
+}
+
+/// One run's constants.
+struct Job<'a> {
+    conv: &'a Conv,
+    geometry: Geometry,
+    bias: Option<&'a [f32]>,
+    clamp: Option<(f32, f32)>,
+    accumulate: bool,
+}
+
+impl Conv {
+    /// Packs weights of shape `[filters, channels of one group, rows, columns]`. `None` where the numbers don't fit.
+    pub fn new(weights: &[f32], shape: [usize; 4], groups: usize) -> Option<Self> {
+        Self::at(Level::detect(), weights, shape, groups)
+    }
+
+    pub(crate) fn at(level: Level, weights: &[f32], shape: [usize; 4], groups: usize) -> Option<Self> {
+        let [filters, depth, rows, columns] = shape;
+        let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+        if elements == 0 || elements != weights.len() || groups == 0 || !filters.is_multiple_of(groups) {
+            return None;
+        }
+        let packed = if depth == 1 {
+            weights.to_vec()
+        } else {
+            gemm::pack_rows(weights, filters / groups, groups, elements / filters, level.rows())
+        };
+        Some(Self {
+            level,
+            filters,
+            depth,
+            kernel: [rows, columns],
+            groups,
+            weights: packed,
+        })
+    }
+
+    /// Output channels.
+    pub fn filters(&self) -> usize {
+        self.filters
+    }
+
+    /// Input channels.
+    pub fn channels(&self) -> usize {
+        self.depth * self.groups
+    }
+
+    /// Rows and columns of a window.
+    pub fn kernel(&self) -> [usize; 2] {
+        self.kernel
+    }
+
+    /// Convolves images `x` (batch, channels, rows, columns) into `out`, on the current rayon pool.
+    ///
+    /// With `accumulate`, the result is added to what is in `out`; else that is overwritten. Then every channel's bias is
+    /// added, and the sum kept within `clamp`; NaN stays NaN.
+    ///
+    /// # Panics
+    /// Where a length is not what the geometry asks for, or a window reaches behind the padded input.
+    pub fn run(
+        &self,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        geometry: Geometry,
+        clamp: Option<(f32, f32)>,
+        accumulate: bool,
+        out: &mut [f32],
+    ) {
+        let image = self.channels() * geometry.input[0] * geometry.input[1];
+        let result = self.filters * geometry.pixels();
+        if out.is_empty() {
+            return;
+        }
+        assert!(image > 0 && x.len().is_multiple_of(image), "input length");
+        let batch = x.len() / image;
+        assert_eq!(out.len(), batch * result, "output length");
+        assert!(bias.is_none_or(|b| b.len() == self.filters), "bias length");
+        for (d, padded) in geometry.padded().into_iter().enumerate() {
+            let window = (self.kernel[d] - 1) * geometry.dilation[d];
+            let last = (geometry.output[d] - 1) * geometry.stride[d] + window;
+            assert!(last < padded, "a window reaches behind the padded input");
+        }
+        let job = Job {
+            conv: self,
+            geometry: geometry.flattened(self.kernel),
+            bias,
+            clamp,
+            accumulate,
+        };
+        let work = result * self.depth * self.kernel[0] * self.kernel[1];
+        let threads = rayon::current_num_threads();
+        let pairs = x.chunks_exact(image).zip(out.chunks_exact_mut(result));
+        if threads == 1 || work * batch < SERIAL {
+            pairs.for_each(|(x, out)| job.image(x, out, 1));
+        } else if batch >= threads {
+            let pairs: Vec<_> = pairs.collect();
+            pairs.into_par_iter().for_each(|(x, out)| job.image(x, out, 1));
+        } else {
+            pairs.for_each(|(x, out)| job.image(x, out, threads));
+        }
+    }
+}
+
+impl Job<'_> {
+    fn image(&self, x: &[f32], out: &mut [f32], threads: usize) {
+        if self.conv.depth == 1 {
+            return self.depthwise(x, out, threads);
+        }
+        let padded = self.geometry.is_padded().then(|| self.pad(x, threads));
+        self.product(padded.as_deref().unwrap_or(x), out, threads);
+        if let Some(buffer) = padded {
+            gemm::give_back(buffer);
+        }
+    }
+
+    fn depthwise(&self, x: &[f32], out: &mut [f32], threads: usize) {
+        let conv = self.conv;
+        let taps = conv.kernel[0] * conv.kernel[1];
+        let (plane, pixels) = (self.geometry.input[0] * self.geometry.input[1], self.geometry.pixels());
+        let per_group = conv.filters / conv.groups;
+        let filter = |(m, out): (usize, &mut [f32])| {
+            let channel = m / per_group;
+            depthwise::plane(
+                conv.level,
+                &depthwise::Plane {
+                    x: &x[channel * plane..(channel + 1) * plane],
+                    weights: &conv.weights[m * taps..(m + 1) * taps],
+                    kernel: conv.kernel,
+                    geometry: self.geometry,
+                    bias: self.bias.map_or(0.0, |b| b[m]),
+                    clamp: self.clamp,
+                    accumulate: self.accumulate,
+                },
+                out,
+            );
+        };
+        if threads == 1 {
+            out.chunks_exact_mut(pixels).enumerate().for_each(filter);
+        } else {
+            out.par_chunks_exact_mut(pixels).enumerate().for_each(filter);
+        }
+    }
+
+    /// The image with its zeros around it, so that windows need no bounds.
+    fn pad(&self, x: &[f32], threads: usize) -> Vec<f32> {
+        let [rows, columns] = self.geometry.padded();
+        let mut buffer = gemm::borrow(self.conv.channels() * rows * columns);
+        let plane = self.geometry.input[0] * self.geometry.input[1];
+        let pad = |(to, from): (&mut [f32], &[f32])| depthwise::pad(from, &self.geometry, to);
+        if threads == 1 || x.len() < SERIAL {
+            buffer
+                .chunks_exact_mut(rows * columns)
+                .zip(x.chunks_exact(plane))
+                .for_each(pad);
+        } else {
+            let pairs = buffer
+                .par_chunks_exact_mut(rows * columns)
+                .zip(x.par_chunks_exact(plane));
+            pairs.with_min_len(8).for_each(pad);
+        }
+        buffer
+    }
+
+    /// Output = weights · windows, in blocks of pixels and, where those are few, of filters.
+    fn product(&self, x: &[f32], out: &mut [f32], threads: usize) {
+        let conv = self.conv;
+        let (rows, columns) = (conv.level.rows(), conv.level.columns());
+        let pixels = self.geometry.pixels();
+        let per_group = conv.filters / conv.groups;
+        let taps = self.taps();
+        let [_, width] = self.geometry.padded();
+        let plane = self.geometry.padded().iter().product::<usize>();
+        let panels = pixels.div_ceil(columns);
+        let cuts = Cuts::new(panels, per_group.div_ceil(rows), conv.groups, threads);
+        let weights = conv.weights.len() / conv.groups;
+        let mut out_rows = out.chunks_exact_mut(pixels);
+        let mut blocks = Vec::with_capacity(conv.groups * cuts.pixels * cuts.filters);
+        for group in 0..conv.groups {
+            for f in 0..cuts.filters {
+                let [first, last] = cuts.filter_panels(f).map(|p| (p * rows).min(per_group));
+                let from = blocks.len();
+                for p in 0..cuts.pixels {
+                    let [begin, end] = cuts.pixel_panels(p).map(|p| (p * columns).min(pixels));
+                    blocks.push(Block {
+                        weights: &conv.weights[group * weights..][first * taps.len()..],
+                        bias: self
+                            .bias
+                            .map(|b| &b[group * per_group + first..group * per_group + last]),
+                        x: &x[group * conv.depth * plane..(group + 1) * conv.depth * plane],
+                        segments: self.segments(begin, end, width, columns),
+                        rows: Vec::with_capacity(last - first),
+                    });
+                }
+                for mut row in out_rows.by_ref().take(last - first) {
+                    for (p, block) in blocks[from..].iter_mut().enumerate() {
+                        let [begin, end] = cuts.pixel_panels(p).map(|p| (p * columns).min(pixels));
+                        let (head, tail) = row.split_at_mut(end - begin);
+                        block.rows.push(head);
+                        row = tail;
+                    }
+                }
+            }
+        }
+        let source = Source {
+            taps: &taps,
+            stride: self.geometry.stride[1],
+            clamp: self.clamp,
+            accumulate: self.accumulate,
+        };
+        if threads == 1 {
+            for block in blocks {
+                gemm::run(conv.level, &source, block);
+            }
+        } else {
+            blocks
+                .into_par_iter()
+                .with_max_len(1)
+                .for_each(|b| gemm::run(conv.level, &source, b));
+        }
+    }
+
+    /// Where each tap of a filter reads, relative to its window's first element.
+    fn taps(&self) -> Vec<usize> {
+        let [height, width] = self.geometry.padded();
+        let [dr, dc] = self.geometry.dilation;
+        let mut taps = Vec::with_capacity(self.conv.depth * self.conv.kernel[0] * self.conv.kernel[1]);
+        for c in 0..self.conv.depth {
+            for r in 0..self.conv.kernel[0] {
+                for k in 0..self.conv.kernel[1] {
+                    taps.push((c * height + r * dr) * width + k * dc);
+                }
+            }
+        }
+        taps
+    }
+
+    /// Pixels `begin..end` as runs within one row and one panel of `columns`.
+    fn segments(&self, begin: usize, end: usize, width: usize, columns: usize) -> Vec<Segment> {
+        let row = self.geometry.output[1];
+        let [sr, sc] = self.geometry.stride;
+        let mut segments = Vec::new();
+        let mut at = begin;
+        while at < end {
+            let (r, c) = (at / row, at % row);
+            let to = (columns - (at - begin) % columns).min(row - c).min(end - at);
+            segments.push(Segment {
+                to: at - begin,
+                from: r * sr * width + c * sc,
+                len: to,
+            });
+            at += to;
+        }
+        segments
+    }
+}
+
+/// Into how many pieces pixels and filters are cut.
+struct Cuts {
+    pixel_panels: usize,
+    filter_panels: usize,
+    pixels: usize,
+    filters: usize,
+}
+
+impl Cuts {
+    fn new(pixel_panels: usize, filter_panels: usize, groups: usize, threads: usize) -> Self {
+        // A block's windows are to stay in the second cache. Blocks of few panels read the weights too often, and each
+        // cut through the filters packs the windows once more.
+        let least = pixel_panels.div_ceil(8);
+        let wanted = if threads == 1 {
+            1
+        } else {
+            (4 * threads).div_ceil(groups)
+        };
+        let pixels = least.max((pixel_panels / 3).min(wanted)).max(1);
+        let wanted = if threads == 1 {
+            1
+        } else {
+            (2 * threads).div_ceil(pixels * groups)
+        };
+        let filters = wanted.min(filter_panels / 4).max(1);
+        Self {
+            pixel_panels,
+            filter_panels,
+            pixels,
+            filters,
+        }
+    }
+
+    fn pixel_panels(&self, piece: usize) -> [usize; 2] {
+        [piece, piece + 1].map(|p| p * self.pixel_panels / self.pixels)
+    }
+
+    fn filter_panels(&self, piece: usize) -> [usize; 2] {
+        [piece, piece + 1].map(|p| p * self.filter_panels / self.filters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Conv, Geometry};
+    use crate::simd::Level;
+
+    /// A convolution's definition in loops, in double precision.
+    fn naive(x: &[f32], w: &[f32], shape: [usize; 4], groups: usize, batch: usize, g: &Geometry) -> Vec<f64> {
+        let [filters, depth, rows, columns] = shape;
+        let [height, width] = g.input;
+        let mut out = Vec::new();
+        for image in x.chunks_exact(x.len() / batch) {
+            for f in 0..filters {
+                let first = f / (filters / groups) * depth;
+                for r in 0..g.output[0] {
+                    for c in 0..g.output[1] {
+                        let mut sum = 0.0;
+                        for d in 0..depth {
+                            for i in 0..rows {
+                                for j in 0..columns {
+                                    let y = (r * g.stride[0] + i * g.dilation[0]).wrapping_sub(g.begin[0]);
+                                    let z = (c * g.stride[1] + j * g.dilation[1]).wrapping_sub(g.begin[1]);
+                                    if y < height && z < width {
+                                        let x = image[((first + d) * height + y) * width + z];
+                                        let w = w[((f * depth + d) * rows + i) * columns + j];
+                                        sum += f64::from(x) * f64::from(w);
+                                    }
+                                }
+                            }
+                        }
+                        out.push(sum);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// Numbers between -1 and 1 without a pattern that padding or a wrong stride could hide in.
+    fn noise(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed | 1;
+        let mut next = || {
+            state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+            f32::from((state >> 16) as u16) / 32768.0 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    fn geometry(input: [usize; 2], kernel: [usize; 2], per_axis: [[usize; 4]; 2]) -> Option<Geometry> {
+        let mut g = Geometry {
+            input,
+            output: [0; 2],
+            stride: per_axis.map(|a| a[0]),
+            dilation: per_axis.map(|a| a[1]),
+            begin: per_axis.map(|a| a[2]),
+            end: per_axis.map(|a| a[3]),
+        };
+        for (d, kernel) in kernel.into_iter().enumerate() {
+            let span = g.padded()[d].checked_sub((kernel - 1) * g.dilation[d] + 1)?;
+            g.output[d] = span / g.stride[d] + 1;
+        }
+        Some(g)
+    }
+
+    fn axis() -> impl Strategy<Value = [usize; 4]> {
+        [1..4usize, 1..3usize, 0..3usize, 0..3usize]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn every_level_gives_what_the_definition_gives(
+            (groups, per_group, depth, batch) in (1..4usize, 1..15usize, 1..20usize, 1..4usize),
+            input in [1..24usize, 1..40usize],
+            kernel in [1..4usize, 1..4usize],
+            axes in [axis(), axis()],
+            (biased, clamped, accumulate) in any::<(bool, bool, bool)>(),
+            seed in any::<u32>(),
+        ) {
+            let Some(g) = geometry(input, kernel, axes) else { return Ok(()) };
+            let shape = [groups * per_group, depth, kernel[0], kernel[1]];
+            let x = noise(batch * groups * depth * input[0] * input[1], seed);
+            let w = noise(shape.iter().product(), !seed);
+            let bias = biased.then(|| noise(shape[0], seed.rotate_left(7)));
+            let clamp = clamped.then_some((-0.5, 1.5));
+            let sums = naive(&x, &w, shape, groups, batch, &g);
+            let before = noise(sums.len(), seed.rotate_left(13));
+            let wanted = sums.iter().zip(&before).enumerate().map(|(k, (&sum, &before))| {
+                let bias = bias.as_ref().map_or(0.0, |b| b[k / g.pixels() % shape[0]]);
+                let sum = sum + f64::from(bias) + if accumulate { f64::from(before) } else { 0.0 };
+                clamp.map_or(sum, |(low, high)| sum.clamp(low, high))
+            });
+            let wanted: Vec<f64> = wanted.collect();
+            for level in Level::all() {
+                let conv = Conv::at(level, &w, shape, groups).expect("the shape fits");
+                let mut out = before.clone();
+                conv.run(&x, bias.as_deref(), g, clamp.map(|(l, h)| (l as f32, h as f32)), accumulate, &mut out);
+                for (k, (&found, &wanted)) in out.iter().zip(&wanted).enumerate() {
+                    let near = (f64::from(found) - wanted).abs() <= 1e-5 * wanted.abs().max(1.0) * (depth as f64).sqrt();
+                    prop_assert!(near, "{level:?}, element {k}: {found} instead of {wanted}");
+                }
+            }
+        }
+    }
+
+    /// Many taps, many filters, few pixels: several packings, and cuts through the filters.
+    #[test]
+    fn deep_and_wide_layers_agree_with_the_definition() {
+        for (shape, input, batch) in [
+            ([130, 150, 3, 3], [7, 7], 1),
+            ([70, 64, 3, 3], [28, 28], 3),
+            ([64, 500, 1, 1], [20, 33], 1),
+            ([16, 3, 7, 7], [90, 90], 1),
+        ] {
+            let pad = shape[2] / 2;
+            let g = geometry(input, [shape[2], shape[3]], [[1, 1, pad, pad]; 2]).expect("it fits");
+            let x = noise(batch * shape[1] * input[0] * input[1], 1);
+            let w = noise(shape.iter().product(), 2);
+            let wanted = naive(&x, &w, shape, 1, batch, &g);
+            for level in Level::all() {
+                let mut out = vec![f32::NAN; wanted.len()];
+                let conv = Conv::at(level, &w, shape, 1).expect("the shape fits");
+                conv.run(&x, None, g, None, false, &mut out);
+                let far = |(a, b): (&f32, &f64)| (f64::from(*a) - b).abs() > 1e-4;
+                assert!(!out.iter().zip(&wanted).any(far), "{shape:?} at {level:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clamp_keeps_nan() {
+        let conv = Conv::new(&[1.0, 1.0], [1, 2, 1, 1], 1).expect("the shape fits");
+        let g = geometry([1, 2], [1, 1], [[1, 1, 0, 0]; 2]).expect("it fits");
+        let mut out = [0.0; 2];
+        conv.run(
+            &[f32::NAN, -1.0, 0.0, -1.0],
+            None,
+            g,
+            Some((0.0, f32::INFINITY)),
+            false,
+            &mut out,
+        );
+        assert!(out[0].is_nan());
+        assert_eq!(out[1].to_bits(), 0);
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_are_refused() {
+        assert!(Conv::new(&[0.0; 3], [2, 2, 1, 1], 1).is_none());
+        assert!(Conv::new(&[0.0; 3], [3, 1, 1, 1], 2).is_none());
+        assert!(Conv::new(&[], [0, 1, 1, 1], 1).is_none());
+        assert!(Conv::new(&[], [usize::MAX, usize::MAX, 1, 1], 1).is_none());
+    }
+}
