@@ -6,7 +6,7 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -14,7 +14,12 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::{exchange::InFlight, pool::Wire};
+use crate::{
+    error::{Code, Failure},
+    exchange::InFlight,
+    grpc::status,
+    pool::Wire,
+};
 
 /// A body that is at hand as a whole. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +45,15 @@ impl Kept {
             Pieces::One(bytes) => bytes.len(),
             Pieces::Many(pieces) => pieces.iter().map(Bytes::len).sum(),
         }
+    }
+
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+
+    pub(crate) fn with_trailers(mut self, trailers: HeaderMap) -> Self {
+        self.trailers = Some(trailers);
+        self
     }
 
     fn piece(&self, index: usize) -> Option<&Bytes> {
@@ -83,6 +97,11 @@ impl Collector {
             }
             Err(frame) => self.trailers = frame.into_trailers().ok(),
         }
+        self.len
+    }
+
+    /// Bytes collected so far.
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
@@ -204,6 +223,8 @@ fn with_prefix(prefix: &VecDeque<Bytes>, rest: SizeHint) -> SizeHint {
 pub(crate) struct ProxyBody {
     content: Content,
     in_flight: Option<InFlight>,
+    /// A gRPC call: it ends with a status even where the endpoint breaks off.
+    grpc: bool,
 }
 
 /// Where an answer's bytes come from.
@@ -229,6 +250,23 @@ impl ProxyBody {
         Self {
             content,
             in_flight: None,
+            grpc: false,
+        }
+    }
+
+    /// The answer to a gRPC call: should the endpoint break off, it ends with a status.
+    pub(crate) fn grpc(mut self) -> Self {
+        self.grpc = true;
+        self
+    }
+
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.content {
+            Content::Kept(replay) => Poll::Ready(replay.next_frame().map(Ok)),
+            Content::Stream { prefix, rest } => match prefix.pop_front() {
+                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                None => rest.poll_frame(cx),
+            },
         }
     }
 
@@ -244,12 +282,17 @@ impl Body for ProxyBody {
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.get_mut().content {
-            Content::Kept(replay) => Poll::Ready(replay.next_frame().map(Ok)),
-            Content::Stream { prefix, rest } => match prefix.pop_front() {
-                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-                None => rest.poll_frame(cx),
-            },
+        let this = self.get_mut();
+        match ready!(this.poll_content(cx)) {
+            Some(Err(error)) if this.grpc => {
+                this.content = Content::Kept(Kept::default().into());
+                let failure = Failure::new(
+                    Code::ReplicaFailed,
+                    format!("the replica broke off its answer: {error}"),
+                );
+                Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&failure)))))
+            }
+            frame => Poll::Ready(frame),
         }
     }
 

@@ -168,13 +168,14 @@ async fn open(address: SocketAddr, limits: PoolLimits) -> io::Result<Box<Link>> 
     }))
 }
 
-/// Sends one request to an endpoint and gives the answer's head with the wire that its body comes from.
+/// Sends one request to an endpoint in the given protocol, whichever the endpoint is declared with, and gives the answer's head with the wire that its body comes from.
 pub(crate) async fn send(
     replica: &Arc<Replica>,
+    protocol: Protocol,
     request: Request<Outgoing>,
     limits: PoolLimits,
 ) -> Result<Response<Wire>, Broken> {
-    match replica.protocol {
+    match protocol {
         Protocol::H1 => send_h1(replica, request, limits).await,
         Protocol::H2c => send_h2(replica, request, limits).await,
     }
