@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::config::Config;
 use crate::error::{ApiError, Code, InferError};
 use crate::faces::Target;
-use crate::faces::{Budget, Face, VERSION, metadata, read_body, target};
+use crate::faces::{Budget, Coding, Face, VERSION, metadata, read_body, target};
 use crate::metrics::{Meter, Metrics, Outcome, Phase};
 use crate::models::{ModelState, Repository};
 use crate::scheduler::{Request as InferRequest, Scheduler};
@@ -54,6 +54,9 @@ pub struct App {
     receiving: Budget,
     stage: AtomicU8,
 }
+
+/// What of V2 beyond its core is served.
+pub(crate) const EXTENSIONS: &[&str] = &["binary_tensor_data", "parameters"];
 
 /// An answer, always whole.
 pub type Reply = Response<Full<Bytes>>;
@@ -119,7 +122,7 @@ impl App {
             Target::V1Models | Target::V2Models => Ok(json_reply(&json!({"models": self.repository.names()}))),
             Target::V1Model(model) | Target::V2ModelReady(model) => self.model_ready(model),
             Target::V2Server => Ok(json_reply(
-                &json!({"name": "pilotlight", "version": env!("CARGO_PKG_VERSION"), "extensions": []}),
+                &json!({"name": "pilotlight", "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS}),
             )),
             Target::V2Model(model) => {
                 let lease = self.repository.lease(model)?;
@@ -247,7 +250,8 @@ impl App {
         };
 
         let start = Instant::now();
-        let (inputs, call) = face.parse(&body, model, signature)?;
+        let (inputs, call) = face.parse(headers, &body, model, signature)?;
+        let deadline = call.timeout().map_or(deadline, |limit| deadline.min(arrived + limit));
         drop((body, share));
         let input = start.elapsed();
 
@@ -265,14 +269,28 @@ impl App {
             .await?;
 
         let start = Instant::now();
-        let body = call.answer(model, signature, &answer, arrived)?;
+        let (mut body, json) = call.answer(model, signature, &answer, arrived)?;
+        let packed = Coding::accepted(headers).and_then(|coding| Some((coding, coding.pack(&body)?)));
+        let coding = packed.map(|(coding, packed)| {
+            body = packed;
+            coding
+        });
         let output = start.elapsed();
         let timings = answer.timings;
         self.metrics.phase(Phase::Queue, timings.queue);
         self.metrics.phase(Phase::Input, input + timings.input);
         self.metrics.phase(Phase::Compute, timings.compute);
         self.metrics.phase(Phase::Output, timings.output + output);
-        let mut reply = reply(Bytes::from(body), JSON);
+        let mut reply = reply(Bytes::from(body), if json.is_some() { BINARY } else { JSON });
+        if let Some(len) = json {
+            reply
+                .headers_mut()
+                .insert(HeaderName::from_static(BINARY_HEADER), len.into());
+        }
+        if let Some(coding) = coding {
+            let value = HeaderValue::from_static(coding.as_str());
+            reply.headers_mut().insert(CONTENT_ENCODING, value);
+        }
         if let Some(id) = call.request_id().and_then(|id| HeaderValue::try_from(id).ok()) {
             reply.headers_mut().insert(REQUEST_ID_HEADER, id);
         }
@@ -281,6 +299,9 @@ impl App {
 }
 
 const JSON: &str = "application/json";
+const BINARY: &str = "application/octet-stream";
+/// The length of the JSON before binary tensors.
+const BINARY_HEADER: &str = "inference-header-content-length";
 
 fn json_reply(body: &serde_json::Value) -> Reply {
     reply(Bytes::from(body.to_string()), JSON)
