@@ -59,6 +59,23 @@ impl Coding {
         Self::named(name).map(Some).ok_or_else(|| unknown(name))
     }
 
+    /// How the messages of a gRPC call are packed.
+    ///
+    /// # Errors
+    /// As `of_body`.
+    pub(crate) fn of_messages(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
+        let name = headers
+            .get("grpc-encoding")
+            .map_or("identity", |v| v.to_str().unwrap_or("unreadable"));
+        if name == "identity" {
+            return Ok(None);
+        }
+        let unknown = || format!("grpc-encoding {name:?} is not read; identity, gzip and deflate are");
+        Self::named(name)
+            .map(Some)
+            .ok_or_else(|| ApiError::new(Code::UnsupportedMedia, unknown()))
+    }
+
     /// The coding that the client likes best of those there are, gzip where it has no preference.
     pub(crate) fn accepted(headers: &HeaderMap) -> Option<Self> {
         let mut best: Option<(Self, f32)> = None;

@@ -7,6 +7,7 @@ mod json;
 mod path;
 mod predict;
 pub(crate) mod raw;
+mod triton;
 mod v1;
 pub(crate) mod v2;
 
@@ -18,10 +19,11 @@ use http::header::CONTENT_TYPE;
 use pilotlight_engine::{Signature, Tensor};
 use tokio::time::Instant;
 
-pub(crate) use body::{Budget, read as read_body};
+pub(crate) use body::{Budget, Share, read as read_body, too_large};
 pub(crate) use coding::Coding;
-pub(crate) use json::declared;
+pub(crate) use json::{check_shape, declared};
 pub(crate) use path::{Target, target};
+pub(crate) use triton::{ModelConfig, statistics};
 pub(crate) use v2::{VERSION, metadata};
 
 use crate::error::ApiError;

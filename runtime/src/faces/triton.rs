@@ -3,8 +3,8 @@
 use pilotlight_engine::{DataType, Signature, TensorInfo};
 use serde_json::{Value, json};
 
-use super::VERSION;
 use super::json::declared;
+use super::v2::{PLATFORM, VERSION};
 use crate::config::Config;
 use crate::served::Served;
 use crate::stats::{Counts, Spent};
@@ -40,9 +40,13 @@ impl<'a> ModelConfig<'a> {
 
     fn tensors(&self, infos: &'a [TensorInfo]) -> impl Iterator<Item = (&'a str, DataType, Vec<i64>)> + use<'a> {
         let skip = usize::from(self.max_batch_size > 0);
-        infos
-            .iter()
-            .map(move |info| (&*info.name, info.datatype, declared(info).into_iter().skip(skip).collect()))
+        infos.iter().map(move |info| {
+            (
+                &*info.name,
+                info.datatype,
+                declared(info).into_iter().skip(skip).collect(),
+            )
+        })
     }
 
     /// The body of `/config`.
@@ -53,7 +57,7 @@ impl<'a> ModelConfig<'a> {
         };
         let mut config = json!({
             "name": self.name,
-            "platform": "burn_onnx",
+            "platform": PLATFORM,
             "backend": "burn",
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": self.max_batch_size,
@@ -81,8 +85,8 @@ fn type_name(datatype: DataType) -> String {
 }
 
 /// The body of `/stats`.
-pub(crate) fn statistics<'a>(models: impl Iterator<Item = (&'a str, Counts)>) -> Value {
-    let models: Vec<Value> = models.map(|(name, counts)| model(name, &counts)).collect();
+pub(crate) fn statistics<'a>(models: impl Iterator<Item = (&'a str, &'a Counts)>) -> Value {
+    let models: Vec<Value> = models.map(|(name, counts)| model(name, counts)).collect();
     json!({"model_stats": models})
 }
 

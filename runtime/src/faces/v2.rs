@@ -21,6 +21,9 @@ use crate::error::{ApiError, Code};
 /// The header of bodies that hold binary tensors: the length of the JSON before them.
 pub(crate) const BINARY_HEADER: &str = "Inference-Header-Content-Length";
 
+/// What models run on, in the protocol's form.
+pub(crate) const PLATFORM: &str = "burn_onnx";
+
 /// The one version that every model has.
 pub(crate) const VERSION: &str = "1";
 
@@ -178,7 +181,7 @@ fn all_binary(tensor: Tensor, signature: &Signature) -> InferRequest {
     }
 }
 
-fn in_order(mut found: Vec<Option<Tensor>>, signature: &Signature) -> Result<Vec<Tensor>, ApiError> {
+pub(crate) fn in_order(mut found: Vec<Option<Tensor>>, signature: &Signature) -> Result<Vec<Tensor>, ApiError> {
     found.resize(signature.inputs.len(), None);
     let missing = |info: &TensorInfo| ApiError::invalid(format!("input {:?} is missing", info.name));
     found
@@ -226,6 +229,19 @@ pub(crate) fn check_requested(requested: &[Requested], signature: &Signature) ->
         }
     }
     Ok(())
+}
+
+/// The input of this name.
+pub(crate) fn input_index(name: &str, signature: &Signature) -> Result<usize, String> {
+    let inputs = &signature.inputs;
+    inputs.iter().position(|info| info.name == name).ok_or_else(|| {
+        let known = inputs
+            .iter()
+            .map(|i| format!("{:?}", i.name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        format!("there is no input {name:?}; the model has {known}")
+    })
 }
 
 /// The output of this name.
@@ -401,23 +417,6 @@ struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn find<E: Error>(&self, name: &str) -> Result<usize, E> {
-        self.signature
-            .inputs
-            .iter()
-            .position(|info| info.name == name)
-            .ok_or_else(|| {
-                let known = self
-                    .signature
-                    .inputs
-                    .iter()
-                    .map(|i| format!("{:?}", i.name))
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                E::custom(format!("there is no input {name:?}; the model has {known}"))
-            })
-    }
-
     fn collect<'de, D: Deserializer<'de>>(&self, at: usize, deserializer: D) -> Result<Collector<'a>, D::Error> {
         let mut collector = Collector::new(&self.signature.inputs[at], Label::Data);
         Node {
@@ -458,7 +457,9 @@ impl<'de> Visitor<'de> for Input<'_> {
         let mut binary = None;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match &*key {
-                "name" => at = Some(self.find(&map.next_value::<Cow<'de, str>>()?)?),
+                "name" => {
+                    at = Some(input_index(&map.next_value::<Cow<'de, str>>()?, self.signature).map_err(Error::custom)?);
+                }
                 "shape" => shape = Some(map.next_value()?),
                 "datatype" => datatype = Some(map.next_value()?),
                 "parameters" => {
@@ -659,7 +660,7 @@ pub(crate) fn metadata(model: &str, signature: &Signature) -> serde_json::Value 
     serde_json::json!({
         "name": model,
         "versions": [VERSION],
-        "platform": "burn_onnx",
+        "platform": PLATFORM,
         "inputs": tensors(&signature.inputs),
         "outputs": tensors(&signature.outputs),
     })
