@@ -5,7 +5,10 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -168,10 +171,39 @@ pub(crate) enum Outgoing {
         prefix: VecDeque<Bytes>,
         /// What is still on the wire.
         rest: Incoming,
+        /// Told when the client's side fails.
+        broke: Broke,
     },
 }
 
+/// Whether a client broke off its body, seen from where that makes the endpoint's answer fail.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Broke(Arc<AtomicBool>);
+
+impl Broke {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 impl Outgoing {
+    /// A body from the client's connection, after what was read of it already.
+    pub(crate) fn stream(prefix: VecDeque<Bytes>, rest: Incoming) -> Self {
+        Self::Stream {
+            prefix,
+            rest,
+            broke: Broke::default(),
+        }
+    }
+
+    /// What tells of a client that breaks off its body; `None` for one that is at hand.
+    pub(crate) fn broke(&self) -> Option<Broke> {
+        match self {
+            Self::Kept(_) => None,
+            Self::Stream { broke, .. } => Some(broke.clone()),
+        }
+    }
+
     /// No body.
     pub(crate) fn empty() -> Self {
         Self::Kept(Kept::default().into())
@@ -185,24 +217,30 @@ impl Body for Outgoing {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Kept(replay) => Poll::Ready(replay.next_frame().map(Ok)),
-            Self::Stream { prefix, rest } => match prefix.pop_front() {
-                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-                None => Pin::new(rest).poll_frame(cx),
-            },
+            Self::Stream { prefix, rest, broke } => {
+                if let Some(data) = prefix.pop_front() {
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                let frame = ready!(Pin::new(rest).poll_frame(cx));
+                if matches!(frame, Some(Err(_))) {
+                    broke.0.store(true, Ordering::Release);
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Kept(replay) => replay.is_end(),
-            Self::Stream { prefix, rest } => prefix.is_empty() && rest.is_end_stream(),
+            Self::Stream { prefix, rest, .. } => prefix.is_empty() && rest.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Kept(replay) => SizeHint::with_exact(replay.left as u64),
-            Self::Stream { prefix, rest } => with_prefix(prefix, rest.size_hint()),
+            Self::Stream { prefix, rest, .. } => with_prefix(prefix, rest.size_hint()),
         }
     }
 }

@@ -190,6 +190,9 @@ impl Exchange {
                         return Ok(refusal);
                     }
                 }
+                Attempt::ClientBroke => {
+                    return Err(Failure::new(Code::BadRequest, "the request's body broke off"));
+                }
                 Attempt::Broken(broken) => {
                     if let Some(unsent) = broken.unsent {
                         head.put_back(&mut body, *unsent);

@@ -32,6 +32,8 @@ pub(crate) enum Attempt {
     Answered(Response<Content>, Instant),
     /// None.
     Broken(Broken),
+    /// None, because the client broke off its body; the endpoint did nothing wrong.
+    ClientBroke,
     /// The endpoint's queue is full; this is what it said.
     Refused(Response<Content>),
 }
@@ -57,8 +59,10 @@ pub(crate) async fn attempt(
     if protocol == Protocol::H2c {
         make_absolute(&mut request);
     }
+    let broke = request.body().broke();
     let response = match pool::send(&replica, protocol, request, limits).await {
         Ok(response) => response,
+        Err(_) if broke.is_some_and(|broke| broke.is_set()) => return Attempt::ClientBroke,
         Err(broken) if broken.cause.is_overload() => {
             // As if the endpoint were full: no more than what has a connection.
             permit.release(Outcome::Refused);

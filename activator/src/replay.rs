@@ -45,7 +45,7 @@ impl RequestBody {
     }
 
     fn streamed(prefix: VecDeque<Bytes>, rest: Incoming) -> Self {
-        Self::Stream(Some(Outgoing::Stream { prefix, rest }))
+        Self::Stream(Some(Outgoing::stream(prefix, rest)))
     }
 }
 

@@ -39,14 +39,12 @@ use crate::{
 /// Whether a request is a gRPC call: by its content type, `application/grpc` with or without encoding and parameters.
 /// HTTP/1.1 and gRPC-Web are not.
 pub(crate) fn is_grpc(parts: &Parts) -> bool {
-    let Some(content_type) = parts.headers.get(header::CONTENT_TYPE) else {
-        return false;
-    };
-    content_type
-        .as_bytes()
-        .strip_prefix(b"application/grpc")
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-        && parts.version == Version::HTTP_2
+    parts.version == Version::HTTP_2
+        && parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Answers one call.

@@ -17,7 +17,7 @@ fn scan(field: u32, body: &[u8], step: usize) -> Result<Progress, Fault> {
     for piece in body.chunks(step.max(1)) {
         match scanner.push(piece)? {
             Progress::More => {}
-            found => return Ok(found),
+            found @ Progress::Found(_) => return Ok(found),
         }
     }
     Ok(Progress::More)

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,8 +15,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{self, SendRequest},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use pilotlight_activator::{Config, Purity, RoutePolicy, WakeError, WakeReason};
+use pilotlight_activator::{Config, Event, Purity, RoutePolicy, WakeError, WakeReason};
 use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
 
 use crate::support::*;
@@ -71,21 +76,30 @@ impl Outcome {
     }
 }
 
-async fn open(stage: &Stage, host: &str, path: &str, body: Body) -> Response<hyper::body::Incoming> {
-    let stream = TcpStream::connect(stage.address).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+async fn connect(address: SocketAddr) -> SendRequest<Body> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
         .unwrap();
     tokio::spawn(connection);
-    let request = Request::post(format!("http://{host}{path}"))
+    sender
+}
+
+fn request(host: &str, path: &str, body: Body) -> Request<Body> {
+    Request::post(format!("http://{host}{path}"))
         .header("content-type", "application/grpc+proto")
         .header("te", "trailers")
         .body(body)
-        .unwrap();
-    sender.send_request(request).await.unwrap()
+        .unwrap()
 }
 
-async fn finish(response: Response<hyper::body::Incoming>) -> Outcome {
+async fn open(stage: &Stage, host: &str, path: &str, body: Body) -> Response<Incoming> {
+    let mut sender = connect(stage.address).await;
+    sender.send_request(request(host, path, body)).await.unwrap()
+}
+
+async fn finish(response: Response<Incoming>) -> Outcome {
     assert_eq!(response.status(), 200);
     assert!(
         response.headers()["content-type"]
@@ -115,14 +129,8 @@ async fn call(stage: &Stage, path: &str, body: impl Into<Bytes>) -> Outcome {
 fn spawn(stage: &Stage, path: &'static str, body: Bytes) -> JoinHandle<Outcome> {
     let address = stage.address;
     tokio::spawn(async move {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
-        let request = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
-        let response = sender.send_request(request.body(full(body)).unwrap()).await.unwrap();
+        let request = request("localhost", path, full(body));
+        let response = connect(address).await.send_request(request).await.unwrap();
         finish(response).await
     })
 }
@@ -284,6 +292,20 @@ async fn a_cold_call_waits_and_wakes() {
     let answer = answer.await.unwrap();
     assert_eq!((answer.status(), answer.body.clone()), ("0", named("iris")));
     assert_eq!(answer.head["x-keda-http-cold-start"], "true");
+}
+
+#[tokio::test]
+async fn a_crowd_that_waited_shares_one_connection() {
+    let stage = Stage::new(RoutePolicy::default()).await;
+    let crowd: Vec<_> = (0..50).map(|_| spawn(&stage, INFER, named("iris"))).collect();
+    stage.until("all wait", |stage| stage.counts() == (0, 50)).await;
+    let runtime = Runtime::start(grpc_echo()).await;
+    stage.set(&[&runtime]);
+    for answer in crowd {
+        assert_eq!(answer.await.unwrap().status(), "0");
+    }
+    // And one of the probes.
+    assert_eq!(runtime.connections.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
@@ -456,7 +478,47 @@ async fn streams_pass_in_both_directions_as_they_come() {
         };
         let status = tokio::time::timeout(Duration::from_secs(10), talk).await.unwrap();
         assert_eq!(status, "0");
+
+        // A client that goes away takes the call with it.
+        let (sender, receiver) = mpsc::channel(1);
+        sender.send(Frame::data(named("iris"))).await.unwrap();
+        let gone = open(&stage, host, STREAM, frames(receiver, false)).await;
+        assert_eq!(stage.counts(), (1, 0));
+        drop((gone, sender));
+        stage.until("it is counted off", |stage| stage.counts() == (0, 0)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_client_that_cancels_does_not_discredit_the_replica() {
+    let (stage, runtime) = Stage::awake(
+        RoutePolicy::default(),
+        handler(|request| async move {
+            let body = request.into_body().collect().await;
+            body.map_or(Reply::Reset, |_| answer(""))
+        }),
+    )
+    .await;
+    let mut events = stage.activator.events();
+    for number in 1..=100 {
+        let (sender, receiver) = mpsc::channel(1);
+        sender.send(Frame::data(named("iris"))).await.unwrap();
+        let mut client = connect(stage.address).await;
+        let asking = client.send_request(request("localhost", STREAM, frames(receiver, false)));
+        let asking = tokio::spawn(asking);
+        stage
+            .until("the replica has it", |_| runtime.requests() == number)
+            .await;
+        // Resets the stream while its body is still being sent.
+        asking.abort();
+        stage.until("it is counted off", |stage| stage.counts() == (0, 0)).await;
+        drop(sender);
+    }
+    let news: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    assert!(
+        !news.iter().any(|event| matches!(event, Event::EndpointFailed { .. })),
+        "{news:?}"
+    );
 }
 
 #[tokio::test]
