@@ -5,8 +5,11 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -14,7 +17,12 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::{exchange::InFlight, pool::Wire};
+use crate::{
+    error::{Code, Failure},
+    exchange::InFlight,
+    grpc::status,
+    pool::Wire,
+};
 
 /// A body that is at hand as a whole. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +48,15 @@ impl Kept {
             Pieces::One(bytes) => bytes.len(),
             Pieces::Many(pieces) => pieces.iter().map(Bytes::len).sum(),
         }
+    }
+
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+
+    pub(crate) fn with_trailers(mut self, trailers: HeaderMap) -> Self {
+        self.trailers = Some(trailers);
+        self
     }
 
     fn piece(&self, index: usize) -> Option<&Bytes> {
@@ -83,6 +100,11 @@ impl Collector {
             }
             Err(frame) => self.trailers = frame.into_trailers().ok(),
         }
+        self.len
+    }
+
+    /// Bytes collected so far.
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
@@ -149,10 +171,39 @@ pub(crate) enum Outgoing {
         prefix: VecDeque<Bytes>,
         /// What is still on the wire.
         rest: Incoming,
+        /// Told when the client's side fails.
+        broke: Broke,
     },
 }
 
+/// Whether a client broke off its body, seen from where that makes the endpoint's answer fail.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Broke(Arc<AtomicBool>);
+
+impl Broke {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 impl Outgoing {
+    /// A body from the client's connection, after what was read of it already.
+    pub(crate) fn stream(prefix: VecDeque<Bytes>, rest: Incoming) -> Self {
+        Self::Stream {
+            prefix,
+            rest,
+            broke: Broke::default(),
+        }
+    }
+
+    /// What tells of a client that breaks off its body; `None` for one that is at hand.
+    pub(crate) fn broke(&self) -> Option<Broke> {
+        match self {
+            Self::Kept(_) => None,
+            Self::Stream { broke, .. } => Some(broke.clone()),
+        }
+    }
+
     /// No body.
     pub(crate) fn empty() -> Self {
         Self::Kept(Kept::default().into())
@@ -166,24 +217,30 @@ impl Body for Outgoing {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Kept(replay) => Poll::Ready(replay.next_frame().map(Ok)),
-            Self::Stream { prefix, rest } => match prefix.pop_front() {
-                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-                None => Pin::new(rest).poll_frame(cx),
-            },
+            Self::Stream { prefix, rest, broke } => {
+                if let Some(data) = prefix.pop_front() {
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                let frame = ready!(Pin::new(rest).poll_frame(cx));
+                if matches!(frame, Some(Err(_))) {
+                    broke.0.store(true, Ordering::Release);
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Kept(replay) => replay.is_end(),
-            Self::Stream { prefix, rest } => prefix.is_empty() && rest.is_end_stream(),
+            Self::Stream { prefix, rest, .. } => prefix.is_empty() && rest.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Kept(replay) => SizeHint::with_exact(replay.left as u64),
-            Self::Stream { prefix, rest } => with_prefix(prefix, rest.size_hint()),
+            Self::Stream { prefix, rest, .. } => with_prefix(prefix, rest.size_hint()),
         }
     }
 }
@@ -204,6 +261,8 @@ fn with_prefix(prefix: &VecDeque<Bytes>, rest: SizeHint) -> SizeHint {
 pub(crate) struct ProxyBody {
     content: Content,
     in_flight: Option<InFlight>,
+    /// A gRPC call: it ends with a status even where the endpoint breaks off.
+    grpc: bool,
 }
 
 /// Where an answer's bytes come from.
@@ -229,6 +288,23 @@ impl ProxyBody {
         Self {
             content,
             in_flight: None,
+            grpc: false,
+        }
+    }
+
+    /// The answer to a gRPC call: should the endpoint break off, it ends with a status.
+    pub(crate) fn grpc(mut self) -> Self {
+        self.grpc = true;
+        self
+    }
+
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.content {
+            Content::Kept(replay) => Poll::Ready(replay.next_frame().map(Ok)),
+            Content::Stream { prefix, rest } => match prefix.pop_front() {
+                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                None => rest.poll_frame(cx),
+            },
         }
     }
 
@@ -244,12 +320,17 @@ impl Body for ProxyBody {
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.get_mut().content {
-            Content::Kept(replay) => Poll::Ready(replay.next_frame().map(Ok)),
-            Content::Stream { prefix, rest } => match prefix.pop_front() {
-                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-                None => rest.poll_frame(cx),
-            },
+        let this = self.get_mut();
+        match ready!(this.poll_content(cx)) {
+            Some(Err(error)) if this.grpc => {
+                this.content = Content::Kept(Kept::default().into());
+                let failure = Failure::new(
+                    Code::ReplicaFailed,
+                    format!("the replica broke off its answer: {error}"),
+                );
+                Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&failure)))))
+            }
+            frame => Poll::Ready(frame),
         }
     }
 

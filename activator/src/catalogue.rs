@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     WakeError,
@@ -13,6 +14,11 @@ use crate::{
     error::{self, Failure},
     inference::Call,
 };
+
+/// Who answers, as the server's metadata tell it.
+pub(crate) const NAME: &str = "pilotlight";
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const EXTENSIONS: &[&str] = &["model_repository"];
 
 /// Whom a call is about.
 #[derive(Clone, Copy)]
@@ -37,13 +43,9 @@ impl<'a> Scope<'a> {
 pub(crate) fn answer(call: Call, scope: Scope<'_>, retry_after: u32) -> Response<ProxyBody> {
     match call {
         Call::Ready | Call::ModelReady => ready(call, scope, retry_after),
-        Call::ServerMetadata => ok(&json!({
-            "name": "pilotlight",
-            "version": env!("CARGO_PKG_VERSION"),
-            "extensions": ["model_repository"],
-        })),
+        Call::ServerMetadata => ok(&json!({"name": NAME, "version": VERSION, "extensions": EXTENSIONS})),
         Call::ModelList => ok(&json!({"models": names(scope)})),
-        Call::RepositoryIndex => ok(&index(scope)),
+        Call::RepositoryIndex => ok(&rows(scope)),
         _ => ok(&json!({"status": "alive", "live": true})),
     }
 }
@@ -70,18 +72,36 @@ fn names(scope: Scope<'_>) -> Vec<&str> {
     names
 }
 
-fn index(scope: Scope<'_>) -> Value {
+/// A model in the repository's index.
+#[derive(Serialize)]
+pub(crate) struct Row<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) version: &'static str,
+    pub(crate) state: &'static str,
+    pub(crate) reason: String,
+}
+
+/// The repository's index, by name.
+pub(crate) fn rows(scope: Scope<'_>) -> Vec<Row<'_>> {
     let models = scope.routes().filter_map(|route| Some((name(route)?, failure(route))));
-    let mut rows: Vec<(&str, Value)> = models
-        .map(|(name, failure)| {
-            let state = if failure.is_some() { "UNAVAILABLE" } else { "READY" };
-            let reason = failure.map(|error| error.message.to_string()).unwrap_or_default();
-            let row = json!({"name": name, "version": "1", "state": state, "reason": reason});
-            (name, row)
+    let mut rows: Vec<Row<'_>> = models
+        .map(|(name, failure)| Row {
+            name,
+            version: "1",
+            state: if failure.is_some() { "UNAVAILABLE" } else { "READY" },
+            reason: failure.map(|error| error.message.to_string()).unwrap_or_default(),
         })
         .collect();
-    rows.sort_by_key(|(name, _)| *name);
-    rows.into_iter().map(|(_, row)| row).collect()
+    rows.sort_by_key(|row| row.name);
+    rows
+}
+
+/// Whether a model can answer, awake or not; the server as a whole always can.
+pub(crate) fn is_ready(scope: Scope<'_>) -> bool {
+    match scope {
+        Scope::All(_) => true,
+        Scope::One(route) => failure(route).is_none(),
+    }
 }
 
 fn name(route: &RouteEntry) -> Option<&str> {
@@ -100,6 +120,6 @@ fn failure(route: &RouteEntry) -> Option<WakeError> {
     failure
 }
 
-fn ok(value: &Value) -> Response<ProxyBody> {
+fn ok(value: &impl Serialize) -> Response<ProxyBody> {
     error::json(StatusCode::OK, value)
 }

@@ -33,6 +33,9 @@ pub struct Config {
     pub header_read_timeout: Duration,
     /// Client connections at once; more wait in the kernel's queue. Default 16,384.
     pub max_connections: usize,
+    /// Bytes of a gRPC call's first message that are read to find its model's name, where its host does not tell.
+    /// Clients write the name first. Past it: `unknown-route`. Default 64 KiB.
+    pub grpc_name_limit: usize,
     /// Streams at once per HTTP/2 client connection. Default 1,024.
     pub max_streams: u32,
     /// The waker is asked again if its yes was not followed by an endpoint for so long. Default 1 s.
@@ -64,6 +67,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(30),
             header_read_timeout: Duration::from_secs(75),
             max_connections: 16_384,
+            grpc_name_limit: 64 << 10,
             max_streams: 1_024,
             wake_repeat: Duration::from_secs(1),
             retry_after: 1,

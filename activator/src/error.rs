@@ -1,28 +1,30 @@
-//! Failures that the activator itself answers with, mapped to HTTP in one place.
+//! Failures that the activator itself answers with, mapped to HTTP and gRPC in one place.
 //!
-//! | code | status | when |
-//! |---|---|---|
-//! | `unknown-route` | 404 | no host, path prefix or model name of the request is known |
-//! | `unknown-model` | 404 | the path names a model that no route has |
-//! | `ambiguous-route` | 404 | the model's name exists in several namespaces and nothing else tells them apart |
-//! | `route-disagreement` | 404 | host, path and model name lead to different routes |
-//! | `route-removed` | 404 | the route was removed while the request waited |
-//! | `bad-request` | 400 | the request is malformed or its body broke off |
-//! | `request-body-timeout` | 408 | the request's body did not arrive within the waiting limit |
-//! | `waiting-room-full` | 503 | more requests or bytes wait for the backend than the route allows |
-//! | `wait-timeout` | 504 | no endpoint was free within the waiting limit |
-//! | `response-timeout` | 504 | the endpoint did not answer within the response limit |
-//! | `replica-failed` | 502 | the endpoint failed under a request that may not be sent twice |
-//! | `replicas-failed` | 502 | endpoints kept failing under the request, as often as the route allows |
-//! | `shutting-down` | 503 | the request still waited when the drain time of the activator was over |
-//! | `unknown-backend` | 503 | wake: nobody knows the backend |
-//! | `load-failed` | 503 | wake: its replicas die or fail to load |
-//! | `no-capacity` | 503 | wake: the platform has no room |
-//! | `platform-error` | 503 | wake: the platform could not be reached or refused |
-//! | `disabled` | 503 | wake: the backend is stopped |
+//! | code | HTTP | gRPC | when |
+//! |---|---|---|---|
+//! | `unknown-route` | 404 | NOT_FOUND | no host, path prefix or model name of the request is known |
+//! | `unknown-model` | 404 | NOT_FOUND | the path names a model that no route has |
+//! | `ambiguous-route` | 404 | NOT_FOUND | the model's name exists in several namespaces and nothing else tells them apart |
+//! | `route-disagreement` | 404 | NOT_FOUND | host, path and model name lead to different routes |
+//! | `route-removed` | 404 | NOT_FOUND | the route was removed while the request waited |
+//! | `bad-request` | 400 | INVALID_ARGUMENT | the request is malformed or its body broke off |
+//! | `unknown-method` | 501 | UNIMPLEMENTED | a gRPC call that belongs to no model, of a service that is not the activator's |
+//! | `request-body-timeout` | 408 | DEADLINE_EXCEEDED | the request's body did not arrive within the waiting limit |
+//! | `waiting-room-full` | 503 | UNAVAILABLE | more requests or bytes wait for the backend than the route allows |
+//! | `wait-timeout` | 504 | DEADLINE_EXCEEDED | no endpoint was free within the waiting limit |
+//! | `response-timeout` | 504 | DEADLINE_EXCEEDED | the endpoint did not answer within the response limit |
+//! | `replica-failed` | 502 | UNAVAILABLE | the endpoint failed under a request that may not be sent twice |
+//! | `replicas-failed` | 502 | INTERNAL | endpoints kept failing under the request, as often as the route allows |
+//! | `shutting-down` | 503 | UNAVAILABLE | the request still waited when the drain time of the activator was over |
+//! | `unknown-backend` | 503 | UNAVAILABLE | wake: nobody knows the backend |
+//! | `load-failed` | 503 | UNAVAILABLE | wake: its replicas die or fail to load |
+//! | `no-capacity` | 503 | UNAVAILABLE | wake: the platform has no room |
+//! | `platform-error` | 503 | UNAVAILABLE | wake: the platform could not be reached or refused |
+//! | `disabled` | 503 | UNAVAILABLE | wake: the backend is stopped |
 //!
 //! Each answer is JSON `{"error": text, "code": code}` with the code in `x-pilotlight-reason` too; 503s carry
-//! `Retry-After`. A replica's own errors pass unchanged.
+//! `Retry-After`. A gRPC call gets the gRPC status with the text as its message, and the same header. A replica's own
+//! errors pass unchanged.
 
 use std::borrow::Cow;
 
@@ -30,7 +32,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use crate::{WakeError, WakeReason, body::ProxyBody};
+use crate::{WakeError, WakeReason, body::ProxyBody, core::table::Miss, grpc::status::GrpcStatus};
 
 /// Header that names the reason of an error, of ours and of the runtimes alike.
 pub const REASON: HeaderName = HeaderName::from_static("x-pilotlight-reason");
@@ -52,6 +54,8 @@ pub enum Code {
     RouteRemoved,
     /// The request is malformed or its body broke off.
     BadRequest,
+    /// A gRPC call that belongs to no model and that the activator does not know.
+    UnknownMethod,
     /// The request's body did not arrive in time.
     RequestBodyTimeout,
     /// Too many requests or bytes wait.
@@ -72,13 +76,14 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::UnknownRoute,
         Self::UnknownModel,
         Self::AmbiguousRoute,
         Self::RouteDisagreement,
         Self::RouteRemoved,
         Self::BadRequest,
+        Self::UnknownMethod,
         Self::RequestBodyTimeout,
         Self::WaitingRoomFull,
         Self::WaitTimeout,
@@ -102,6 +107,7 @@ impl Code {
             Self::RouteDisagreement => "route-disagreement",
             Self::RouteRemoved => "route-removed",
             Self::BadRequest => "bad-request",
+            Self::UnknownMethod => "unknown-method",
             Self::RequestBodyTimeout => "request-body-timeout",
             Self::WaitingRoomFull => "waiting-room-full",
             Self::WaitTimeout => "wait-timeout",
@@ -113,7 +119,7 @@ impl Code {
         }
     }
 
-    /// The status it is answered with.
+    /// The HTTP status it is answered with.
     pub fn status(self) -> StatusCode {
         match self {
             Self::UnknownRoute
@@ -122,10 +128,28 @@ impl Code {
             | Self::RouteDisagreement
             | Self::RouteRemoved => StatusCode::NOT_FOUND,
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::UnknownMethod => StatusCode::NOT_IMPLEMENTED,
             Self::RequestBodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::WaitTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ReplicaFailed | Self::ReplicasFailed => StatusCode::BAD_GATEWAY,
             Self::WaitingRoomFull | Self::ShuttingDown | Self::Wake(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The gRPC status it is answered with.
+    pub(crate) fn grpc_status(self) -> GrpcStatus {
+        match self {
+            Self::UnknownRoute
+            | Self::UnknownModel
+            | Self::AmbiguousRoute
+            | Self::RouteDisagreement
+            | Self::RouteRemoved => GrpcStatus::NotFound,
+            Self::BadRequest => GrpcStatus::InvalidArgument,
+            Self::UnknownMethod => GrpcStatus::Unimplemented,
+            Self::RequestBodyTimeout | Self::WaitTimeout | Self::ResponseTimeout => GrpcStatus::DeadlineExceeded,
+            // Clients try UNAVAILABLE again by themselves; a request under which several replicas failed should not be.
+            Self::ReplicasFailed => GrpcStatus::Internal,
+            Self::ReplicaFailed | Self::WaitingRoomFull | Self::ShuttingDown | Self::Wake(_) => GrpcStatus::Unavailable,
         }
     }
 }
@@ -165,6 +189,12 @@ impl Failure {
     }
 }
 
+impl From<Miss> for Failure {
+    fn from(miss: Miss) -> Self {
+        Self::new(miss.code, miss.message)
+    }
+}
+
 impl From<&WakeError> for Failure {
     fn from(error: &WakeError) -> Self {
         Self::new(Code::Wake(error.reason), error.message.to_string())
@@ -192,18 +222,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_lists_every_code_with_its_status() {
-        let rows: Vec<(String, String)> = include_str!("error.rs")
+    fn the_table_lists_every_code_with_its_statuses() {
+        let rows: Vec<[String; 3]> = include_str!("error.rs")
             .lines()
             .filter_map(|line| line.strip_prefix("//! | `"))
             .filter_map(|line| {
                 let mut cells = line.split('|').map(str::trim);
-                Some((cells.next()?.trim_end_matches('`').to_owned(), cells.next()?.to_owned()))
+                let grpc = |name: &str| name.to_ascii_lowercase().replace('_', "");
+                Some([
+                    cells.next()?.trim_end_matches('`').to_owned(),
+                    cells.next()?.to_owned(),
+                    grpc(cells.next()?),
+                ])
             })
             .collect();
-        let codes: Vec<(String, String)> = Code::ALL
+        let codes: Vec<[String; 3]> = Code::ALL
             .iter()
-            .map(|code| (code.as_str().to_owned(), code.status().as_u16().to_string()))
+            .map(|code| {
+                let grpc = format!("{:?}", code.grpc_status()).to_ascii_lowercase();
+                [code.as_str().to_owned(), code.status().as_u16().to_string(), grpc]
+            })
             .collect();
         assert_eq!(rows, codes);
     }

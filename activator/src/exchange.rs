@@ -6,7 +6,6 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -19,12 +18,12 @@ use crate::{
     },
     error::{Code, Failure},
     forward::{self, Attempt},
-    headers,
+    grpc, headers,
     inference::Call,
     metrics::RouteStats,
     phases::Woken,
     random,
-    replay::{self, Head, RequestBody},
+    replay::{self, Head, Received, RequestBody},
     server::Client,
     upgrade,
 };
@@ -59,6 +58,8 @@ impl Drop for InFlight {
 pub(crate) struct Exchange {
     entry: Arc<RouteEntry>,
     call: Call,
+    /// Failures are gRPC statuses, and the endpoint is spoken to over HTTP/2.
+    grpc: bool,
     in_flight: InFlight,
     arrival: Arrival,
     /// Attempts that failed.
@@ -79,6 +80,7 @@ impl Exchange {
         let arrival = choose(&entry).arrive(at);
         Self {
             call,
+            grpc: false,
             in_flight: InFlight {
                 client,
                 stats,
@@ -96,11 +98,17 @@ impl Exchange {
         }
     }
 
+    /// It is a gRPC call.
+    pub(crate) fn grpc(mut self) -> Self {
+        self.grpc = true;
+        self
+    }
+
     /// Answers it.
     pub(crate) async fn run(
         mut self,
         parts: http::request::Parts,
-        body: Incoming,
+        body: Received,
         strip: usize,
     ) -> Response<ProxyBody> {
         self.in_flight.method = parts.method.clone();
@@ -115,11 +123,19 @@ impl Exchange {
                         .headers_mut()
                         .insert(headers::COLD_START, HeaderValue::from_static(cold));
                 }
-                response.map(ProxyBody::new)
+                let grpc = self.grpc;
+                response.map(|content| {
+                    let body = ProxyBody::new(content);
+                    if grpc { body.grpc() } else { body }
+                })
             }
             Err(failure) => {
                 client.inner.shared.metrics.dropped(failure.code);
-                failure.response(config.retry_after)
+                if self.grpc {
+                    grpc::status::failed(&failure)
+                } else {
+                    failure.response(config.retry_after)
+                }
             }
         };
         let mut in_flight = self.in_flight;
@@ -138,13 +154,16 @@ impl Exchange {
     async fn forward(
         &mut self,
         mut parts: http::request::Parts,
-        body: Incoming,
+        body: Received,
         strip: usize,
     ) -> Result<Response<Content>, Failure> {
         let entry = Arc::clone(&self.entry);
         let policy = &entry.route.policy;
         if let Err(failure) = self.arrival.check_place(policy) {
-            replay::discard(body).await;
+            // One stream of HTTP/2 ends without harm to its connection.
+            if !self.grpc {
+                replay::discard(body.rest).await;
+            }
             return Err(failure);
         }
         if self.call == Call::Other && headers::wants_upgrade(&parts.headers) {
@@ -170,6 +189,9 @@ impl Exchange {
                     if self.decide(Cause::QueueFull, &body)? == Decision::PassRefusal {
                         return Ok(refusal);
                     }
+                }
+                Attempt::ClientBroke => {
+                    return Err(Failure::new(Code::BadRequest, "the request's body broke off"));
                 }
                 Attempt::Broken(broken) => {
                     if let Some(unsent) = broken.unsent {
@@ -224,7 +246,7 @@ impl Exchange {
         let began = Instant::now();
         let attempt = tokio::time::timeout(
             limit.saturating_sub(self.spent),
-            forward::attempt(permit, request, hold, limits),
+            forward::attempt(permit, request, hold, limits, self.grpc),
         )
         .await;
         self.spent += began.elapsed();
@@ -258,6 +280,9 @@ impl Exchange {
             parts
                 .headers
                 .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        if self.grpc {
+            parts.headers.insert(header::TE, headers::TRAILERS);
         }
         headers::add_forwarded(&mut parts.headers, &self.in_flight.client.address, host.as_ref());
         headers::add_trace_context(&mut parts.headers, random::next);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use http::{
-    Request, Response, StatusCode, Uri, header,
+    HeaderMap, Request, Response, StatusCode, Uri, header,
     uri::{PathAndQuery, Scheme},
 };
 use tokio::time::Instant;
@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use crate::{
     Protocol,
     backend::Permit,
-    body::{Content, Outgoing},
+    body::{Content, Kept, Outgoing},
     core::{retry::Cause, state::Outcome},
     error::REASON,
+    grpc::status::{self, GrpcStatus},
     pool::{self, Broken, PoolLimits, Wire},
     replay,
 };
@@ -31,17 +32,21 @@ pub(crate) enum Attempt {
     Answered(Response<Content>, Instant),
     /// None.
     Broken(Broken),
+    /// None, because the client broke off its body; the endpoint did nothing wrong.
+    ClientBroke,
     /// The endpoint's queue is full; this is what it said.
     Refused(Response<Content>),
 }
 
 /// Sends a request to the endpoint of `permit`. A unary answer of at most `hold` bytes is read to its end before it is
-/// given, any other streams and keeps the place until then. An endpoint that breaks is taken out of the choice.
+/// given, any other streams and keeps the place until then. An endpoint that breaks is taken out of the choice. A gRPC
+/// call goes over HTTP/2 whatever the endpoint speaks otherwise.
 pub(crate) async fn attempt(
     permit: Permit,
     mut request: Request<Outgoing>,
     hold: usize,
     limits: PoolLimits,
+    grpc: bool,
 ) -> Attempt {
     let Some(replica) = permit.replica() else {
         return Attempt::Broken(Broken {
@@ -50,11 +55,14 @@ pub(crate) async fn attempt(
             unsent: Some(Box::new(request)),
         });
     };
-    if replica.protocol == Protocol::H2c {
+    let protocol = if grpc { Protocol::H2c } else { replica.protocol };
+    if protocol == Protocol::H2c {
         make_absolute(&mut request);
     }
-    let response = match pool::send(&replica, request, limits).await {
+    let broke = request.body().broke();
+    let response = match pool::send(&replica, protocol, request, limits).await {
         Ok(response) => response,
+        Err(_) if broke.is_some_and(|broke| broke.is_set()) => return Attempt::ClientBroke,
         Err(broken) if broken.cause.is_overload() => {
             // As if the endpoint were full: no more than what has a connection.
             permit.release(Outcome::Refused);
@@ -66,14 +74,23 @@ pub(crate) async fn attempt(
         }
     };
     let first_byte = Instant::now();
-    if is_refusal(&response) {
+    if is_refusal(&response) || (grpc && is_grpc_refusal(response.headers())) {
         return refused(permit, response).await;
+    }
+    if grpc && response.body().is_end_stream() {
+        // A status without more: it has to stay a head that ends the stream.
+        permit.release(Outcome::Answered);
+        return Attempt::Answered(response.map(|_| replay::held(Kept::default())), first_byte);
     }
     if hold == 0 || !replay::is_unary(&response, hold) {
         return Attempt::Answered(stream(response, permit, VecDeque::new()), first_byte);
     }
     let (parts, mut wire) = response.into_parts();
     match replay::hold(&mut wire, hold).await {
+        Ok(Ok(kept)) if grpc && kept.trailers().is_some_and(is_grpc_refusal) => {
+            permit.release(Outcome::Refused);
+            Attempt::Refused(Response::from_parts(parts, replay::held(kept)))
+        }
         Ok(Ok(kept)) => {
             permit.release(Outcome::Answered);
             Attempt::Answered(Response::from_parts(parts, replay::held(kept)), first_byte)
@@ -122,6 +139,14 @@ fn is_refusal<B>(response: &Response<B>) -> bool {
             .headers()
             .get(REASON)
             .is_some_and(|reason| reason == QUEUE_FULL)
+}
+
+/// The same as headers or trailers of a gRPC answer say it.
+fn is_grpc_refusal(headers: &HeaderMap) -> bool {
+    headers.get(REASON).is_some_and(|reason| reason == QUEUE_FULL)
+        && headers
+            .get(status::STATUS)
+            .is_some_and(|status| *status == GrpcStatus::Unavailable.value())
 }
 
 /// Path and query without the route's prefix.

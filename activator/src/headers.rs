@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request};
 
 pub(crate) const COLD_START: HeaderName = HeaderName::from_static("x-keda-http-cold-start");
+/// Value of `TE` without which a gRPC server does not answer.
+pub(crate) const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

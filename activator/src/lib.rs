@@ -2,7 +2,7 @@
 //!
 //! It routes, counts what is in flight, holds requests while nothing can serve them, wakes sleeping backends, spreads
 //! load and drains endpoints. Its core knows routes, backends and endpoints only: no models, processes or pods.
-//! `inference` is the one module that knows the inference protocols' paths.
+//! `inference` and `grpc` are the modules that know the inference protocols.
 //!
 //! [`Activator`] is the control surface; the way of a request begins in `service` and goes on in `exchange`. Decisions are in `core`, without IO
 //! and clock; the rest are adapters around them.
@@ -19,6 +19,7 @@ pub mod error;
 mod event;
 mod exchange;
 mod forward;
+mod grpc;
 mod headers;
 pub mod id;
 mod inference;

@@ -15,6 +15,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{
+    FutureExt, TryFutureExt,
+    future::{BoxFuture, Shared},
+};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
@@ -46,11 +50,14 @@ struct Idle {
     since: Instant,
 }
 
-/// Connections to one endpoint that carry no request.
+/// An HTTP/2 connection that is open or being opened: one attempt for all who need it at once.
+type Opening = Shared<BoxFuture<'static, Result<http2::SendRequest<Outgoing>, Arc<io::Error>>>>;
+
+/// Connections to one endpoint: HTTP/1.1 ones that carry no request, and the one of HTTP/2.
 #[derive(Default)]
 pub(crate) struct Pool {
     idle: Mutex<Vec<Idle>>,
-    shared: Mutex<Option<http2::SendRequest<Outgoing>>>,
+    shared: Mutex<Option<Opening>>,
 }
 
 /// Bounds of a pool and of connecting.
@@ -75,6 +82,20 @@ impl Pool {
         let idle = std::mem::take(&mut *self.idle.lock());
         drop(idle);
         *self.shared.lock() = None;
+    }
+
+    /// The HTTP/2 connection, which is opened if there is none.
+    fn shared(&self, address: SocketAddr, limits: PoolLimits) -> Opening {
+        let mut shared = self.shared.lock();
+        if let Some(opening) = &*shared {
+            match opening.peek() {
+                None => return opening.clone(),
+                Some(Ok(sender)) if !sender.is_closed() => return opening.clone(),
+                Some(_) => {}
+            }
+        }
+        let opening = open_h2(address, limits).map_err(Arc::new).boxed().shared();
+        shared.insert(opening).clone()
     }
 
     /// Closes connections that have been idle for too long.
@@ -168,13 +189,14 @@ async fn open(address: SocketAddr, limits: PoolLimits) -> io::Result<Box<Link>> 
     }))
 }
 
-/// Sends one request to an endpoint and gives the answer's head with the wire that its body comes from.
+/// Sends one request to an endpoint in the given protocol, whichever the endpoint is declared with, and gives the answer's head with the wire that its body comes from.
 pub(crate) async fn send(
     replica: &Arc<Replica>,
+    protocol: Protocol,
     request: Request<Outgoing>,
     limits: PoolLimits,
 ) -> Result<Response<Wire>, Broken> {
-    match replica.protocol {
+    match protocol {
         Protocol::H1 => send_h1(replica, request, limits).await,
         Protocol::H2c => send_h2(replica, request, limits).await,
     }
@@ -210,13 +232,9 @@ async fn send_h2(
     request: Request<Outgoing>,
     limits: PoolLimits,
 ) -> Result<Response<Wire>, Broken> {
-    let pooled = replica.pool.shared.lock().clone().filter(|sender| !sender.is_closed());
-    let mut sender = match pooled {
-        Some(sender) => sender,
-        None => match open_h2(replica, limits).await {
-            Ok(sender) => sender,
-            Err(error) => return Err(connect_failed(&error, request)),
-        },
+    let mut sender = match replica.pool.shared(replica.address, limits).await {
+        Ok(sender) => sender,
+        Err(error) => return Err(connect_failed(&error, request)),
     };
     if let Err(error) = sender.ready().await {
         return Err(connect_failed(&io::Error::other(error), request));
@@ -233,8 +251,8 @@ async fn send_h2(
     }
 }
 
-async fn open_h2(replica: &Replica, limits: PoolLimits) -> io::Result<http2::SendRequest<Outgoing>> {
-    let stream = connect(replica.address, limits.connect_timeout).await?;
+async fn open_h2(address: SocketAddr, limits: PoolLimits) -> io::Result<http2::SendRequest<Outgoing>> {
+    let stream = connect(address, limits.connect_timeout).await?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .adaptive_window(true)
         .handshake(TokioIo::new(stream))
@@ -242,7 +260,6 @@ async fn open_h2(replica: &Replica, limits: PoolLimits) -> io::Result<http2::Sen
         .map_err(io::Error::other)?;
     // Ends when the connection does or the last sender is dropped; its error reaches each request by itself.
     tokio::spawn(async move { connection.await.ok() });
-    *replica.pool.shared.lock() = Some(sender.clone());
     Ok(sender)
 }
 

@@ -64,7 +64,9 @@ fn pause(config: &Config, elapsed: Duration) -> Duration {
 
 /// One probe; what the endpoint says of its start if it is ready.
 async fn once(replica: &Arc<Replica>, limits: PoolLimits) -> Option<Startup> {
-    let response = pool::send(replica, request(replica)?, limits).await.ok()?;
+    let response = pool::send(replica, replica.protocol, request(replica)?, limits)
+        .await
+        .ok()?;
     let ready = response.status() == StatusCode::OK;
     let startup = startup(&response);
     drain(response.into_body()).await;

@@ -45,7 +45,22 @@ impl RequestBody {
     }
 
     fn streamed(prefix: VecDeque<Bytes>, rest: Incoming) -> Self {
-        Self::Stream(Some(Outgoing::Stream { prefix, rest }))
+        Self::Stream(Some(Outgoing::stream(prefix, rest)))
+    }
+}
+
+/// A client's body as it comes, after what was read of it already.
+pub(crate) struct Received {
+    pub(crate) read: Collector,
+    pub(crate) rest: Incoming,
+}
+
+impl From<Incoming> for Received {
+    fn from(rest: Incoming) -> Self {
+        Self {
+            read: Collector::default(),
+            rest,
+        }
     }
 }
 
@@ -54,23 +69,22 @@ impl RequestBody {
 ///
 /// A body that is read also lets the server see that its client left; one left on the wire hides that until it is
 /// forwarded.
-pub(crate) async fn keep(
-    mut body: Incoming,
-    arrival: &mut Arrival,
-    policy: &RoutePolicy,
-) -> Result<RequestBody, Failure> {
-    if body.is_end_stream() {
+pub(crate) async fn keep(body: Received, arrival: &mut Arrival, policy: &RoutePolicy) -> Result<RequestBody, Failure> {
+    let Received {
+        read: mut collector,
+        rest: mut body,
+    } = body;
+    if body.is_end_stream() && collector.len() == 0 {
         return Ok(RequestBody::Kept(Kept::default()));
     }
-    let mut reserved = 0;
-    if let Some(length) = body.size_hint().exact() {
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if length > policy.replay_limit || !arrival.reserve(length, policy)? {
-            return Ok(RequestBody::streamed(VecDeque::new(), body));
-        }
-        reserved = length;
+    // Where the length is not known it is that of what was read already, and grows.
+    let rest = body.size_hint().exact().unwrap_or(0);
+    let mut reserved = collector
+        .len()
+        .saturating_add(usize::try_from(rest).unwrap_or(usize::MAX));
+    if reserved > policy.replay_limit || (reserved > 0 && !arrival.reserve(reserved, policy)?) {
+        return Ok(RequestBody::streamed(collector.into_prefix(), body));
     }
-    let mut collector = Collector::default();
     let reading = async {
         while let Some(frame) = next(&mut body).await {
             let read = collector.push(frame.map_err(|error| body_failed(&error))?);
@@ -93,11 +107,11 @@ pub(crate) async fn keep(
 }
 
 /// A body that is not going to be sent twice.
-pub(crate) fn pass(body: Incoming) -> RequestBody {
-    if body.is_end_stream() {
-        return RequestBody::Kept(Kept::default());
+pub(crate) fn pass(body: Received) -> RequestBody {
+    if body.rest.is_end_stream() {
+        return RequestBody::Kept(body.read.finish());
     }
-    RequestBody::streamed(VecDeque::new(), body)
+    RequestBody::streamed(body.read.into_prefix(), body.rest)
 }
 
 /// Reads and drops what a refused client still sends, within bounds: closing a connection with unread data would reset
@@ -115,14 +129,15 @@ pub(crate) async fn discard(mut body: Incoming) {
     tokio::time::timeout(DISCARD_TIME, reading).await.ok();
 }
 
-async fn next(body: &mut Incoming) -> Option<Result<http_body::Frame<Bytes>, hyper::Error>> {
+/// The next frame; `None` at the end.
+pub(crate) async fn next(body: &mut Incoming) -> Option<Result<http_body::Frame<Bytes>, hyper::Error>> {
     if body.is_end_stream() {
         return None;
     }
     http_body_util::BodyExt::frame(body).await
 }
 
-fn body_failed(error: &hyper::Error) -> Failure {
+pub(crate) fn body_failed(error: &hyper::Error) -> Failure {
     Failure::new(Code::BadRequest, format!("the request's body broke off: {error}"))
 }
 
@@ -166,8 +181,11 @@ pub(crate) fn is_unary(response: &Response<Wire>, limit: usize) -> bool {
         .headers()
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
-    content_type
-        .is_some_and(|value| value.starts_with("application/json") || value.starts_with("application/octet-stream"))
+    content_type.is_some_and(|value| {
+        // What streams over gRPC does not come here: only pure calls do, all of which are unary.
+        let unary = ["application/json", "application/octet-stream", "application/grpc"];
+        unary.iter().any(|unary| value.starts_with(unary))
+    })
 }
 
 /// Reads a unary answer to its end. One that turns out larger than `limit` goes on as a stream (`Err`).

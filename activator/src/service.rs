@@ -14,7 +14,7 @@ use crate::{
     core::table::{Found, Miss, Query},
     error::{Code, Failure},
     exchange::Exchange,
-    headers,
+    grpc, headers,
     inference::{self, Call},
     replay,
     server::Client,
@@ -24,12 +24,16 @@ use crate::{
 pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response<ProxyBody> {
     let arrived = Instant::now();
     let (parts, body) = request.into_parts();
+    if grpc::is_grpc(&parts) {
+        // Boxed: requests of HTTP should not pay for its size.
+        return Box::pin(grpc::handle(client, parts, body, arrived)).await;
+    }
     let retry_after = client.inner.shared.config.retry_after;
     let target = resolve(&client.inner, &parts);
     match target {
         Ok(Target::Route { entry, call, strip }) => {
             let exchange = Exchange::new(client, entry, call, arrived);
-            exchange.run(parts, body, strip).await
+            exchange.run(parts, body.into(), strip).await
         }
         Ok(Target::Here {
             call,
@@ -42,7 +46,7 @@ pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
         Err(miss) => {
             client.inner.shared.metrics.dropped(miss.code);
             replay::discard(body).await;
-            Failure::new(miss.code, miss.message).response(retry_after)
+            Failure::from(miss).response(retry_after)
         }
     }
 }
@@ -62,12 +66,7 @@ fn resolve(inner: &Inner, parts: &http::request::Parts) -> Result<Target, Miss> 
     let live = inner.live.load();
     let path = parts.uri.path();
     let host = headers::authority(parts).map(headers::host_name);
-    let query = Query {
-        host: host.as_deref(),
-        path,
-        headers: &parts.headers,
-    };
-    match live.table.find(query, inference::model_name) {
+    match live.table.find(query(parts, host.as_deref()), inference::model_name) {
         Ok(Found { route, strip }) => {
             let entry = Arc::clone(&live.entries[route]);
             let call = match entry.route.policy.purity {
@@ -87,5 +86,14 @@ fn resolve(inner: &Inner, parts: &http::request::Parts) -> Result<Target, Miss> 
             }
             Err(miss)
         }
+    }
+}
+
+/// What the table has to know of a request. `host` as [`headers::host_name`] gives it.
+pub(crate) fn query<'a>(parts: &'a http::request::Parts, host: Option<&'a str>) -> Query<'a> {
+    Query {
+        host,
+        path: parts.uri.path(),
+        headers: &parts.headers,
     }
 }

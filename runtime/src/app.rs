@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
@@ -17,10 +17,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::config::Config;
 use crate::error::{ApiError, Code, InferError};
 use crate::faces::Target;
-use crate::faces::{Budget, Face, VERSION, metadata, read_body, target};
+use crate::faces::{Budget, Coding, Face, ModelConfig, VERSION, metadata, read_body, statistics, target};
 use crate::metrics::{Meter, Metrics, Outcome, Phase};
 use crate::models::{ModelState, Repository};
-use crate::scheduler::{Request as InferRequest, Scheduler};
+use crate::scheduler::{Answer, Open, Request as InferRequest, Scheduler, Timings};
+use crate::served::Served;
+use crate::stats::Counts;
 
 /// The header that tells how a model came up: `load=<ns>, ready-age=<ns>`.
 pub const STARTUP_HEADER: &str = "x-pilotlight-startup";
@@ -46,14 +48,17 @@ pub enum Stage {
 
 /// Everything a request needs.
 pub struct App {
-    repository: Repository,
-    scheduler: Scheduler,
-    metrics: Arc<Metrics>,
-    config: Config,
+    pub(crate) repository: Repository,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) config: Config,
     /// Bodies on their way to tensors; bounded as the tensors in the queue are.
-    receiving: Budget,
+    pub(crate) receiving: Budget,
     stage: AtomicU8,
 }
+
+/// What of V2 beyond its core is served.
+pub(crate) const EXTENSIONS: &[&str] = &["binary_tensor_data", "model_configuration", "parameters", "statistics"];
 
 /// An answer, always whole.
 pub type Reply = Response<Full<Bytes>>;
@@ -97,14 +102,19 @@ impl App {
             },
             Ok(target) => {
                 if let Target::V2ModelReady(model) = target {
-                    // Past it the answer is 503, so the elapsed time is of no interest.
-                    let _ = timeout(READY_HOLD, self.repository.loaded(model)).await;
+                    self.hold_ready(model).await;
                 }
                 self.look_up(target)
             }
             Err(error) => Err(error),
         };
         reply.unwrap_or_else(ApiError::into_response)
+    }
+
+    /// Waits a little for a model that is loading.
+    pub(crate) async fn hold_ready(&self, model: &str) {
+        // Past it the answer is that it is not ready, so the elapsed time is of no interest.
+        let _ = timeout(READY_HOLD, self.repository.loaded(model)).await;
     }
 
     /// Whatever runs no model.
@@ -119,11 +129,19 @@ impl App {
             Target::V1Models | Target::V2Models => Ok(json_reply(&json!({"models": self.repository.names()}))),
             Target::V1Model(model) | Target::V2ModelReady(model) => self.model_ready(model),
             Target::V2Server => Ok(json_reply(
-                &json!({"name": "pilotlight", "version": env!("CARGO_PKG_VERSION"), "extensions": []}),
+                &json!({"name": "pilotlight", "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS}),
             )),
             Target::V2Model(model) => {
                 let lease = self.repository.lease(model)?;
                 Ok(json_reply(&metadata(model, lease.served.signature())))
+            }
+            Target::V2Config(model) => {
+                let lease = self.repository.lease(model)?;
+                Ok(json_reply(&ModelConfig::of(&lease.served, &self.config).to_json()))
+            }
+            Target::V2Stats(model) => {
+                let stats = self.statistics(model)?;
+                Ok(json_reply(&statistics(stats.iter().map(|(n, c)| (&**n, c)))))
             }
             Target::V2Index => Ok(json_reply(&self.index())),
             Target::V1Predict(_) | Target::V2Infer(_) | Target::Predict => Err(ApiError::new(
@@ -134,7 +152,7 @@ impl App {
     }
 
     /// The process as a whole: it serves, and every model is ready.
-    fn serving(&self) -> Result<(), ApiError> {
+    pub(crate) fn serving(&self) -> Result<(), ApiError> {
         let why = if self.is(Stage::Draining) {
             "the process is ending"
         } else if self.is(Stage::Starting) {
@@ -159,7 +177,7 @@ impl App {
     }
 
     /// One model's own readiness, which no queue changes.
-    fn model_ready(&self, model: &str) -> Result<Reply, ApiError> {
+    pub(crate) fn model_ready(&self, model: &str) -> Result<Reply, ApiError> {
         let readiness = self.repository.readiness(model)?;
         if self.is(Stage::Draining) {
             return Err(ApiError::new(
@@ -173,6 +191,50 @@ impl App {
             reply.headers_mut().insert(STARTUP_HEADER, value);
         }
         Ok(reply)
+    }
+
+    /// The statistics of this model, or of all that are ready.
+    pub(crate) fn statistics(&self, model: Option<&str>) -> Result<Vec<(String, Counts)>, ApiError> {
+        if let Some(model) = model {
+            let lease = self.repository.lease(model)?;
+            return Ok(vec![(model.to_owned(), lease.served.stats.read())]);
+        }
+        let ready = |(name, state)| match state {
+            ModelState::Ready(served, _) => Some((name, served.stats.read())),
+            _ => None,
+        };
+        Ok(self.repository.index().into_iter().filter_map(ready).collect())
+    }
+
+    /// From the queue's door to the model's answer.
+    pub(crate) async fn execute(&self, served: &Served, open: Open, request: InferRequest) -> Result<Answer, ApiError> {
+        let arrived = request.arrived;
+        let answer = match self.scheduler.submit(open, request) {
+            Ok(pending) => pending.wait().await,
+            Err(error) => Err(error),
+        };
+        if answer.is_err() {
+            served.stats.failed(arrived.elapsed());
+        }
+        Ok(answer?)
+    }
+
+    /// Counts an answered request; `input` and `output` are what it took to read it and to write its answer.
+    pub(crate) fn answered(
+        &self,
+        served: &Served,
+        arrived: Instant,
+        mut timings: Timings,
+        input: Duration,
+        output: Duration,
+    ) {
+        timings.input += input;
+        timings.output += output;
+        self.metrics.phase(Phase::Queue, timings.queue);
+        self.metrics.phase(Phase::Input, timings.input);
+        self.metrics.phase(Phase::Compute, timings.compute);
+        self.metrics.phase(Phase::Output, timings.output);
+        served.stats.answered(arrived.elapsed(), &timings);
     }
 
     fn index(&self) -> serde_json::Value {
@@ -247,32 +309,36 @@ impl App {
         };
 
         let start = Instant::now();
-        let (inputs, call) = face.parse(&body, model, signature)?;
+        let (inputs, call) = face.parse(headers, &body, model, signature)?;
+        let deadline = call.timeout().map_or(deadline, |limit| deadline.min(arrived + limit));
         drop((body, share));
         let input = start.elapsed();
 
-        let answer = self
-            .scheduler
-            .submit(
-                open,
-                InferRequest {
-                    inputs,
-                    arrived,
-                    deadline,
-                },
-            )?
-            .wait()
-            .await?;
+        let request = InferRequest {
+            inputs,
+            arrived,
+            deadline,
+        };
+        let answer = self.execute(&lease.served, open, request).await?;
 
         let start = Instant::now();
-        let body = call.answer(model, signature, &answer, arrived)?;
-        let output = start.elapsed();
-        let timings = answer.timings;
-        self.metrics.phase(Phase::Queue, timings.queue);
-        self.metrics.phase(Phase::Input, input + timings.input);
-        self.metrics.phase(Phase::Compute, timings.compute);
-        self.metrics.phase(Phase::Output, timings.output + output);
-        let mut reply = reply(Bytes::from(body), JSON);
+        let (mut body, json) = call.answer(model, signature, &answer, arrived)?;
+        let packed = Coding::accepted(headers).and_then(|coding| Some((coding, coding.pack(&body)?)));
+        let coding = packed.map(|(coding, packed)| {
+            body = packed;
+            coding
+        });
+        self.answered(&lease.served, arrived, answer.timings, input, start.elapsed());
+        let mut reply = reply(Bytes::from(body), if json.is_some() { BINARY } else { JSON });
+        if let Some(len) = json {
+            reply
+                .headers_mut()
+                .insert(HeaderName::from_static(BINARY_HEADER), len.into());
+        }
+        if let Some(coding) = coding {
+            let value = HeaderValue::from_static(coding.as_str());
+            reply.headers_mut().insert(CONTENT_ENCODING, value);
+        }
         if let Some(id) = call.request_id().and_then(|id| HeaderValue::try_from(id).ok()) {
             reply.headers_mut().insert(REQUEST_ID_HEADER, id);
         }
@@ -281,6 +347,9 @@ impl App {
 }
 
 const JSON: &str = "application/json";
+const BINARY: &str = "application/octet-stream";
+/// The length of the JSON before binary tensors.
+const BINARY_HEADER: &str = "inference-header-content-length";
 
 fn json_reply(body: &serde_json::Value) -> Reply {
     reply(Bytes::from(body.to_string()), JSON)

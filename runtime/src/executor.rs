@@ -99,6 +99,7 @@ fn run_together(served: &Served, jobs: Vec<Job>, taken: Instant) -> Vec<Job> {
     };
     let output = start.elapsed();
     let batch_rows = rows.iter().sum();
+    served.stats.ran(batch_rows, input, compute, output);
     for (job, outputs) in jobs.into_iter().zip(parts) {
         let queue = taken.saturating_duration_since(job.queued);
         job.answer(Ok(Answer {
@@ -119,6 +120,9 @@ fn run_alone(served: &Served, mut job: Job, taken: Instant) {
     let queue = taken.saturating_duration_since(job.queued);
     let (result, compute) = timed_run(served, std::mem::take(&mut job.inputs));
     let batch_rows = job.rows;
+    if result.is_ok() {
+        served.stats.ran(batch_rows, Duration::ZERO, compute, Duration::ZERO);
+    }
     let answer = result.map(|outputs| Answer {
         outputs,
         batch_rows,

@@ -274,6 +274,7 @@ impl Inner {
         };
         let served = Arc::new(Served::new(name, model, self.metrics.depth_of(name)));
         warm_up(&self.scheduler, &served).await?;
+        served.stats.reset();
         let readiness = Readiness {
             load: start.elapsed(),
             since: Instant::now(),

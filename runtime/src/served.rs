@@ -10,6 +10,8 @@ use prometheus::IntGauge;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::stats::Stats;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// A loaded model. Its identity is this value, not its name: a reloaded model is another one.
@@ -22,6 +24,8 @@ pub struct Served {
     pub(crate) open: AtomicUsize,
     /// Requests of this model in the queue.
     pub(crate) depth: IntGauge,
+    /// Counts since it was loaded.
+    pub(crate) stats: Stats,
     /// Requests that use the model.
     pub(crate) users: TaskTracker,
 }
@@ -46,6 +50,7 @@ impl Served {
             batchable,
             open: AtomicUsize::new(0),
             depth,
+            stats: Stats::default(),
             users: TaskTracker::new(),
         }
     }

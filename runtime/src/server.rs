@@ -1,9 +1,10 @@
-//! Sockets: accepts connections, speaks HTTP/1.1 and h2c on one port, ends gracefully.
+//! Sockets: accepts connections, speaks HTTP/1.1, h2c and gRPC on one port, ends gracefully.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::Either;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -13,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::grpc;
 
 /// How long a connection may take over the head of its next request, idle time included. Longer than proxies keep idle
 /// connections (the activator's pool 90 s), so that it is they who close them, and no request meets a closing one.
@@ -44,7 +46,13 @@ pub(crate) async fn serve(
         let app = Arc::clone(&app);
         let service = service_fn(move |request| {
             let app = Arc::clone(&app);
-            async move { Ok::<_, Infallible>(app.handle(request).await) }
+            async move {
+                Ok::<_, Infallible>(if grpc::is_grpc(request.headers()) {
+                    grpc::handle(app, request).await.map(Either::Right)
+                } else {
+                    app.handle(request).await.map(Either::Left)
+                })
+            }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);

@@ -199,24 +199,18 @@ impl Table {
         query: Query<'p>,
         name_in: impl Fn(&'p str) -> Option<&'p str>,
     ) -> Result<Found, Miss> {
-        let by_host = query
-            .host
-            .and_then(|host| self.first(self.hosts.get(host)?, query.headers));
-        let by_path = self.longest_prefix(query);
-        let rest = by_path.map_or(query.path, |found| &query.path[found.strip..]);
-        let name = name_in(rest);
-        let found = match (by_host, by_path) {
-            (Some(host), Some(path)) if host != path.route => return Err(self.disagreement(query, host, path)),
-            (Some(host), None) => Found { route: host, strip: 0 },
-            (_, Some(path)) => path,
-            (None, None) => return self.by_name(query, name),
+        let addressed = self.addressed(query)?;
+        let strip = addressed.map_or(0, |found| found.strip);
+        let name = name_in(&query.path[strip..]);
+        let Some(found) = addressed else {
+            return self.by_name(query, name);
         };
         match (name, &self.entries[found.route].model_name) {
             (Some(name), Some(own)) if name != own => Err(Miss {
                 code: Code::RouteDisagreement,
                 message: format!(
-                    "{} leads to {}, which serves model {own:?}, but the path names model {name:?}",
-                    if by_host.is_some() {
+                    "{} leads to {}, which serves model {own:?}, but the request names model {name:?}",
+                    if self.by_host(query).is_some() {
                         "the host"
                     } else {
                         "the path prefix"
@@ -226,6 +220,19 @@ impl Table {
             }),
             _ => Ok(found),
         }
+    }
+
+    /// The route that host and path prefix alone lead to; `None` if they say nothing.
+    pub(crate) fn addressed(&self, query: Query<'_>) -> Result<Option<Found>, Miss> {
+        match (self.by_host(query), self.longest_prefix(query)) {
+            (Some(host), Some(path)) if host != path.route => Err(self.disagreement(query, host, path)),
+            (Some(host), None) => Ok(Some(Found { route: host, strip: 0 })),
+            (_, path) => Ok(path),
+        }
+    }
+
+    fn by_host(&self, query: Query<'_>) -> Option<usize> {
+        self.first(self.hosts.get(query.host?)?, query.headers)
     }
 
     fn longest_prefix(&self, query: Query<'_>) -> Option<Found> {

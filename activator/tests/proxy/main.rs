@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, unreachable_pub)]
 
+mod grpc;
 mod lifecycle;
 mod replay;
 mod routing;

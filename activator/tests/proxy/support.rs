@@ -79,6 +79,8 @@ pub fn echo() -> Handler {
 pub struct Runtime {
     pub address: SocketAddr,
     pub requests: Arc<AtomicUsize>,
+    /// Connections that were ever opened, those of probes included.
+    pub connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -90,11 +92,18 @@ impl Runtime {
     /// Probes of `/ready` are answered here and not counted.
     pub fn on(listener: TcpListener, handler: Handler) -> Self {
         let requests = Arc::new(AtomicUsize::new(0));
+        let connections = Arc::new(AtomicUsize::new(0));
         let address = listener.local_addr().unwrap();
-        let task = tokio::spawn(serve(listener, handler, Arc::clone(&requests)));
+        let task = tokio::spawn(serve(
+            listener,
+            handler,
+            Arc::clone(&requests),
+            Arc::clone(&connections),
+        ));
         Self {
             address,
             requests,
+            connections,
             task,
         }
     }
@@ -110,10 +119,11 @@ impl Runtime {
     }
 }
 
-async fn serve(listener: TcpListener, handler: Handler, requests: Arc<AtomicUsize>) {
+async fn serve(listener: TcpListener, handler: Handler, requests: Arc<AtomicUsize>, accepted: Arc<AtomicUsize>) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
+        accepted.fetch_add(1, Ordering::SeqCst);
         // Closing with unread data or lingering 0 makes a reset, as the kernel does for a killed process.
         stream.set_zero_linger().unwrap();
         stream.set_nodelay(true).unwrap();

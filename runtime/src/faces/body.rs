@@ -1,52 +1,55 @@
 //! Reading a request's body within its bounds.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::CONTENT_LENGTH;
 use http_body::Body;
 use http_body_util::BodyExt as _;
 
+use super::coding::Coding;
 use crate::error::{ApiError, Code, InferError};
 
 /// Room taken ahead on the word of Content-Length alone; more comes with the bytes.
 const MOST_AHEAD: usize = 1 << 20;
 
-/// The header of V2 bodies that hold binary tensors behind their JSON.
-const BINARY_HEADER: &str = "inference-header-content-length";
-
 /// Bytes of all bodies that are being received or parsed, and their bound.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget(Arc<Counter>);
+
 #[derive(Debug)]
-pub(crate) struct Budget {
+struct Counter {
     used: AtomicUsize,
     limit: usize,
 }
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
-        Self {
-            used: AtomicUsize::new(0),
-            limit,
-        }
+        let used = AtomicUsize::new(0);
+        Self(Arc::new(Counter { used, limit }))
     }
 
-    fn share(&self) -> Share<'_> {
-        Share { budget: self, held: 0 }
+    pub(crate) fn share(&self) -> Share {
+        Share {
+            budget: Arc::clone(&self.0),
+            held: 0,
+        }
     }
 }
 
 /// One body's part of the budget, given back on drop.
 #[derive(Debug)]
-pub(crate) struct Share<'a> {
-    budget: &'a Budget,
+pub(crate) struct Share {
+    budget: Arc<Counter>,
     held: usize,
 }
 
-impl Share<'_> {
+impl Share {
     /// A body alone may have any length; together they keep to the bound.
-    fn grow(&mut self, bytes: usize) -> Result<(), InferError> {
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), InferError> {
         let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
         self.held += bytes;
         if before + bytes > self.budget.limit && before + bytes > self.held {
@@ -58,24 +61,37 @@ impl Share<'_> {
     }
 }
 
-impl Drop for Share<'_> {
+impl Drop for Share {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.held, Ordering::Relaxed);
     }
 }
 
-/// The whole body, at most `limit` bytes of it, and its share of the budget, to be kept as long as the body.
-pub(crate) async fn read<'b, B>(
+/// The whole body, unpacked, at most `limit` bytes of it, and its share of the budget, to be kept as long as the body.
+pub(crate) async fn read<B>(
     headers: &HeaderMap,
     body: B,
     limit: usize,
-    budget: &'b Budget,
-) -> Result<(Bytes, Share<'b>), ApiError>
+    budget: &Budget,
+) -> Result<(Bytes, Share), ApiError>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    check_encoding(headers)?;
+    let coding = Coding::of_body(headers)?;
+    let (body, mut share) = receive(headers, body, limit, budget).await?;
+    match coding {
+        None => Ok((body, share)),
+        Some(coding) => Ok((coding.unpack(&body, limit, &mut share)?, share)),
+    }
+}
+
+/// The body as it came.
+async fn receive<B>(headers: &HeaderMap, body: B, limit: usize, budget: &Budget) -> Result<(Bytes, Share), ApiError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
     let expected = content_length(headers);
     if expected.is_some_and(|n| n > limit as u64) {
         return Err(too_large(limit));
@@ -114,36 +130,18 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn too_large(limit: usize) -> ApiError {
+pub(crate) fn too_large(limit: usize) -> ApiError {
     ApiError::new(
         Code::BodyTooLarge,
         format!("the body is longer than {limit} bytes; send fewer rows at a time, or raise --max-body-bytes"),
     )
 }
 
-fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
-    if headers.contains_key(BINARY_HEADER) {
-        return Err(ApiError::new(
-            Code::Unsupported,
-            "binary tensors are not served yet; send and ask for JSON data",
-        ));
-    }
-    let encoding = headers
-        .get(CONTENT_ENCODING)
-        .map_or("identity", |v| v.to_str().unwrap_or("unreadable"));
-    if encoding.eq_ignore_ascii_case("identity") {
-        return Ok(());
-    }
-    Err(ApiError::new(
-        Code::UnsupportedMedia,
-        format!("Content-Encoding {encoding:?} is not read; send the body as it is"),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
 
+    use http::header::CONTENT_ENCODING;
     use http_body_util::{Full, StreamBody};
     use hyper::body::Frame;
 
@@ -178,7 +176,7 @@ mod tests {
         let two = read(&HeaderMap::new(), chunks(&["c", "d"]), 9, &budget).await.unwrap();
         assert!(read(&HeaderMap::new(), chunks(&["e"]), 9, &budget).await.is_err());
         drop((one, two));
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.0.used.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
@@ -197,18 +195,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn compressed_and_binary_bodies_are_refused() {
+    async fn packed_bodies_are_unpacked_within_the_limit() {
+        let text = "x".repeat(5000);
+        for coding in [Coding::Gzip, Coding::Deflate] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static(coding.as_str()));
+            let packed = Full::new(Bytes::from(coding.pack(text.as_bytes()).unwrap()));
+            let budget = Budget::new(9000);
+            let (body, share) = read(&headers, packed.clone(), 5000, &budget).await.unwrap();
+            assert_eq!(body, text);
+            assert!(
+                budget.0.used.load(Ordering::Relaxed) > 5000,
+                "packed and unpacked count"
+            );
+            drop(share);
+            let error = read(&headers, packed, 4999, &budget).await.unwrap_err();
+            assert_eq!(error.code, Code::BodyTooLarge);
+            assert_eq!(budget.0.used.load(Ordering::Relaxed), 0);
+        }
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
+        headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static("br"));
         assert_eq!(
             read(&headers, chunks(&[]), 4, &Budget::new(9)).await.unwrap_err().code,
             Code::UnsupportedMedia
-        );
-        let mut headers = HeaderMap::new();
-        headers.insert(BINARY_HEADER, 10.into());
-        assert_eq!(
-            read(&headers, chunks(&[]), 4, &Budget::new(9)).await.unwrap_err().code,
-            Code::Unsupported
         );
     }
 }

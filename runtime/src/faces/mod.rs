@@ -2,18 +2,28 @@
 
 mod body;
 mod classifier;
+mod coding;
 mod json;
 mod path;
 mod predict;
+pub(crate) mod raw;
+mod triton;
 mod v1;
-mod v2;
+pub(crate) mod v2;
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use pilotlight_engine::{Signature, Tensor};
 use tokio::time::Instant;
 
-pub(crate) use body::{Budget, read as read_body};
-pub(crate) use json::declared;
+pub(crate) use body::{Budget, Share, read as read_body, too_large};
+pub(crate) use coding::Coding;
+pub(crate) use json::{check_shape, declared};
 pub(crate) use path::{Target, target};
+pub(crate) use triton::{ModelConfig, statistics};
 pub(crate) use v2::{VERSION, metadata};
 
 use crate::error::ApiError;
@@ -31,27 +41,42 @@ pub(crate) enum Face {
 #[derive(Debug)]
 pub(crate) enum Call {
     V1,
-    V2 { id: Option<String>, outputs: Vec<usize> },
-    Predict { request_id: Option<String> },
+    V2 {
+        id: Option<String>,
+        outputs: Vec<v2::Requested>,
+        timeout: Option<Duration>,
+    },
+    Predict {
+        request_id: Option<String>,
+    },
 }
 
 impl Face {
     /// Body to inputs in the signature's order.
     pub(crate) fn parse(
         self,
-        body: &[u8],
+        headers: &HeaderMap,
+        body: &Bytes,
         model: &str,
         signature: &Signature,
     ) -> Result<(Vec<Tensor>, Call), ApiError> {
+        let json = json_length(headers)?;
+        if json.is_some() && self != Self::V2 {
+            return Err(ApiError::invalid(format!(
+                "{} is a header of V2; POST /v2/models/{{name}}/infer takes binary tensors",
+                v2::BINARY_HEADER
+            )));
+        }
         match self {
             Self::V1 => Ok((v1::parse(body, signature)?, Call::V1)),
             Self::V2 => {
-                let request = v2::parse(body, signature)?;
+                let request = v2::parse(body, json, signature).map_err(|error| explain(error, headers, json))?;
                 Ok((
                     request.inputs,
                     Call::V2 {
                         id: request.id,
                         outputs: request.outputs,
+                        timeout: request.timeout,
                     },
                 ))
             }
@@ -68,22 +93,47 @@ impl Face {
     }
 }
 
+/// What the client says about where the JSON of its body ends.
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
+    let Some(value) = headers.get(v2::BINARY_HEADER) else {
+        return Ok(None);
+    };
+    let len = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    len.map(Some).ok_or_else(|| {
+        let name = v2::BINARY_HEADER;
+        ApiError::invalid(format!("{name} is {value:?}, not the length of the JSON in bytes"))
+    })
+}
+
+/// A binary body without the header that says so fails as JSON; this names the likely reason.
+fn explain(mut error: ApiError, headers: &HeaderMap, json: Option<usize>) -> ApiError {
+    if json.is_none()
+        && headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|t| t == "application/octet-stream")
+    {
+        let hint = format!("; a binary body needs the header {}", v2::BINARY_HEADER);
+        error.message.push_str(&hint);
+    }
+    error
+}
+
 impl Call {
-    /// Outputs to body.
+    /// Outputs to body and, where binary tensors follow its JSON, the length of that.
     pub(crate) fn answer(
         &self,
         model: &str,
         signature: &Signature,
         answer: &Answer,
         arrived: Instant,
-    ) -> Result<Vec<u8>, ApiError> {
+    ) -> Result<(Vec<u8>, Option<usize>), ApiError> {
         match self {
-            Self::V1 => Ok(v1::answer(signature, &answer.outputs)),
-            Self::V2 { id, outputs } => v2::answer(model, id.as_deref(), signature, outputs, &answer.outputs),
+            Self::V1 => Ok((v1::answer(signature, &answer.outputs), None)),
+            Self::V2 { id, outputs, .. } => v2::answer(model, id.as_deref(), signature, outputs, &answer.outputs),
             Self::Predict { .. } => {
                 let prediction = predict::predict(model, signature, &answer.outputs)?;
                 let latency_ms = arrived.elapsed().as_secs_f64() * 1000.0;
-                Ok(predict::answer(&prediction, latency_ms, answer.batch_rows))
+                Ok((predict::answer(&prediction, latency_ms, answer.batch_rows), None))
             }
         }
     }
@@ -93,6 +143,14 @@ impl Call {
         match self {
             Self::Predict { request_id } => request_id.as_deref(),
             Self::V1 | Self::V2 { .. } => None,
+        }
+    }
+
+    /// How long the client gives it.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        match self {
+            Self::V2 { timeout, .. } => *timeout,
+            Self::V1 | Self::Predict { .. } => None,
         }
     }
 }
@@ -111,6 +169,7 @@ mod tests {
             r#"{"instances":[{"a":[1,2],"b":"x"},{"b":{"b64":"eQ=="},"a":[3.5,-4e2]}]}"#,
             r#"{"inputs":{"a":[[1,2],[3,4]],"b":[["x"],["y"]]},"more":[{}]}"#,
             r#"{"id":"1","inputs":[{"name":"a","shape":[1,2],"datatype":"FP32","data":[[1,2]]},{"data":["x"],"name":"b","shape":[1,1],"datatype":"BYTES"}],"outputs":[{"name":"y"}]}"#,
+            r#"{"inputs":[{"name":"a","shape":[1,2],"datatype":"FP32","parameters":{"binary_data_size":8}}]}abcdefgh"#,
             r#"{"features":[1,2],"request_id":"r"}"#,
         ]);
         let patches = prop::collection::vec(
@@ -134,7 +193,13 @@ mod tests {
         #[test]
         fn no_body_panics_and_what_parses_fits_the_signature(
             body in prop_oneof![bodies(), prop::collection::vec(any::<u8>(), 0..64)],
+            json in prop::option::of(0usize..200),
         ) {
+            let body = Bytes::from(body);
+            let mut headers = HeaderMap::new();
+            if let Some(len) = json {
+                headers.insert(v2::BINARY_HEADER, len.into());
+            }
             let a = info("a", DataType::F32, vec![n(), Dim::Fixed(2)]);
             let b = info("b", DataType::Bytes, vec![n(), Dim::Fixed(1)]);
             let y = info("y", DataType::F32, vec![n(), Dim::Fixed(2)]);
@@ -142,7 +207,7 @@ mod tests {
             let one = signature(vec![a], vec![y]);
             for signature in [&two, &one] {
                 for face in [Face::V1, Face::V2, Face::Predict] {
-                    if let Ok((inputs, _)) = face.parse(&body, "m", signature) {
+                    if let Ok((inputs, _)) = face.parse(&headers, &body, "m", signature) {
                         prop_assert_eq!(inputs.len(), signature.inputs.len());
                         for (tensor, info) in inputs.iter().zip(&signature.inputs) {
                             prop_assert_eq!(tensor.datatype(), info.datatype);

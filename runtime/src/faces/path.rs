@@ -37,6 +37,10 @@ pub(crate) enum Target<'p> {
     V2ModelReady(&'p str),
     /// `POST /v2/models/{m}/infer`.
     V2Infer(&'p str),
+    /// `GET /v2/models/{m}/config`.
+    V2Config(&'p str),
+    /// `GET /v2/models/{m}/stats`; without a model: of all.
+    V2Stats(Option<&'p str>),
     /// `POST /v2/repository/index`.
     V2Index,
 }
@@ -105,6 +109,7 @@ fn v2<'p>(path: &'p str, part: &str, rest: &[&'p str]) -> Result<(Target<'p>, &'
         ("health", ["ready"]) => Ok((Target::V2Ready, GET)),
         ("repository", ["index"]) => Ok((Target::V2Index, POST)),
         ("models", []) => Ok((Target::V2Models, GET)),
+        ("models", ["stats"]) => Ok((Target::V2Stats(None), GET)),
         ("models", [model, "versions", version, verb @ ..]) => {
             if *version == "1" {
                 return v2_model(path, model, verb);
@@ -121,6 +126,8 @@ fn v2_model<'p>(path: &str, model: &'p str, verb: &[&str]) -> Result<(Target<'p>
     match verb {
         [] => Ok((Target::V2Model(model), GET)),
         ["ready"] => Ok((Target::V2ModelReady(model), GET)),
+        ["config"] => Ok((Target::V2Config(model), GET)),
+        ["stats"] => Ok((Target::V2Stats(Some(model)), GET)),
         ["infer"] => Ok((Target::V2Infer(model), POST)),
         _ => Err(ApiError::new(Code::UnknownPath, format!("there is nothing at {path}"))),
     }
@@ -163,6 +170,12 @@ mod tests {
         assert_eq!(post("/v2/models/iris/infer"), Ok(Target::V2Infer("iris")));
         assert_eq!(post("/v2/models/iris/versions/1/infer"), Ok(Target::V2Infer("iris")));
         assert_eq!(post("/v2/repository/index"), Ok(Target::V2Index));
+        assert_eq!(get("/v2/models/iris/config"), Ok(Target::V2Config("iris")));
+        assert_eq!(
+            get("/v2/models/iris/versions/1/stats"),
+            Ok(Target::V2Stats(Some("iris")))
+        );
+        assert_eq!(get("/v2/models/stats"), Ok(Target::V2Stats(None)));
     }
 
     #[test]

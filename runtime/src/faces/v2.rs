@@ -1,18 +1,28 @@
-//! V2, the Open Inference Protocol, with tensors in JSON.
+//! V2, the Open Inference Protocol, with tensors in JSON or, by its binary extension, behind it.
 //!
 //! `data` is flat or nested; its type is the model's, which `datatype` must name. FP16 and BF16 have no JSON form in the protocol
-//! and are refused both ways. Requested outputs come in the order asked for.
+//! and go in binary only. Requested outputs come in the order asked for; an output's own `binary_data` wins over the request's
+//! `binary_data_output`.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
-use pilotlight_engine::{DataType, Signature, Tensor, TensorInfo};
+use bytes::Bytes;
+use pilotlight_engine::{DataType, Dim, Signature, Tensor, TensorInfo};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 use serde_json::value::RawValue;
 
 use super::json::{Collector, Label, Nested, Node, check_text, declared};
+use super::raw;
 use crate::error::{ApiError, Code};
+
+/// The header of bodies that hold binary tensors: the length of the JSON before them.
+pub(crate) const BINARY_HEADER: &str = "Inference-Header-Content-Length";
+
+/// What models run on, in the protocol's form.
+pub(crate) const PLATFORM: &str = "burn_onnx";
 
 /// The one version that every model has.
 pub(crate) const VERSION: &str = "1";
@@ -24,31 +34,154 @@ pub(crate) struct InferRequest {
     pub(crate) id: Option<String>,
     /// In the signature's order.
     pub(crate) inputs: Vec<Tensor>,
-    /// Indices of the outputs to answer with.
-    pub(crate) outputs: Vec<usize>,
+    /// The outputs to answer with.
+    pub(crate) outputs: Vec<Requested>,
+    /// How long it may take, where the client says so.
+    pub(crate) timeout: Option<Duration>,
 }
 
-/// Reads an inference request for a model of this signature.
-pub(crate) fn parse(body: &[u8], signature: &Signature) -> Result<InferRequest, ApiError> {
-    let mut reader = serde_json::Deserializer::from_slice(body);
-    let parsed = Body { signature }
+/// An output to answer with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Requested {
+    /// Its place in the signature.
+    pub(crate) index: usize,
+    /// Not in JSON.
+    pub(crate) binary: bool,
+}
+
+/// Reads an inference request for a model of this signature. `json` is the length of the JSON where the client gave it: binary
+/// tensors follow it, or the body is one tensor and has no JSON.
+pub(crate) fn parse(body: &Bytes, json: Option<usize>, signature: &Signature) -> Result<InferRequest, ApiError> {
+    let text = match json {
+        None => &body[..],
+        Some(0) => return single(body, signature),
+        Some(len) => body.get(..len).ok_or_else(|| {
+            ApiError::invalid(format!(
+                "{BINARY_HEADER} says {len}, the body has {} bytes only",
+                body.len()
+            ))
+        })?,
+    };
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let mut parsed = Body { signature }
         .deserialize(&mut reader)
         .and_then(|parsed| reader.end().map(|()| parsed))
         .map_err(|error| ApiError::invalid(error.to_string()))?;
-    if parsed.binary {
-        return Err(ApiError::new(
-            Code::Unsupported,
-            "binary tensors are not served yet; send and ask for JSON data",
-        ));
+    let binary = std::mem::take(&mut parsed.binary);
+    match json {
+        Some(len) => take_binary(&mut parsed.inputs, binary, body.slice(len..), body.len(), signature)?,
+        None => {
+            if let Some(input) = binary.first() {
+                let name = &signature.inputs[input.at].name;
+                return Err(ApiError::invalid(format!(
+                    "input {name:?} has \"binary_data_size\", but the request has no header {BINARY_HEADER} that says \
+                     where the JSON ends"
+                )));
+            }
+        }
     }
     Ok(InferRequest {
         id: parsed.id,
         inputs: in_order(parsed.inputs, signature)?,
-        outputs: requested(parsed.outputs, signature)?,
+        outputs: requested(parsed.outputs, parsed.binary_output, signature)?,
+        timeout: parsed.timeout,
     })
 }
 
-fn in_order(mut found: Vec<Option<Tensor>>, signature: &Signature) -> Result<Vec<Tensor>, ApiError> {
+/// The binary tensors, which stand behind the JSON in the order in which it names them.
+fn take_binary(
+    found: &mut [Option<Tensor>],
+    binary: Vec<Binary>,
+    mut tail: Bytes,
+    whole: usize,
+    signature: &Signature,
+) -> Result<(), ApiError> {
+    for Binary { at, shape, size } in binary {
+        let info = &signature.inputs[at];
+        let size = usize::try_from(size)
+            .ok()
+            .filter(|size| *size <= tail.len())
+            .ok_or_else(|| {
+                ApiError::invalid(format!(
+                    "input {:?}: binary_data_size is {size}, the body has {} bytes left only",
+                    info.name,
+                    tail.len()
+                ))
+            })?;
+        let tensor = raw::decode(info, shape, tail.split_to(size), whole).map_err(ApiError::invalid)?;
+        if found[at].replace(tensor).is_some() {
+            return Err(ApiError::invalid(format!("input {:?} is there twice", info.name)));
+        }
+    }
+    if tail.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "{} bytes of the body follow the last binary tensor; {BINARY_HEADER} and every binary_data_size must add up to its length",
+        tail.len()
+    )))
+}
+
+/// A body that is one tensor: of the only input, in its declared shape, with one row where there is more than one free dimension.
+/// For BYTES it is one element, without a length. Every output comes in binary.
+fn single(body: &Bytes, signature: &Signature) -> Result<InferRequest, ApiError> {
+    let [info] = &signature.inputs[..] else {
+        return Err(ApiError::invalid(format!(
+            "{BINARY_HEADER}: 0 says that the body is one tensor, but the model has {} inputs",
+            signature.inputs.len()
+        )));
+    };
+    let name = &info.name;
+    let fault = |why: &str| {
+        ApiError::invalid(format!(
+            "{BINARY_HEADER}: 0 says that the body is one tensor, but {why}"
+        ))
+    };
+    let declared = info
+        .shape
+        .as_ref()
+        .ok_or_else(|| fault(&format!("input {name:?} declares no shape")))?;
+    let mut shape: Vec<Option<usize>> = declared.iter().map(fixed).collect();
+    let mut free = shape.iter().filter(|size| size.is_none()).count();
+    if free > 1 && shape[0].is_none() {
+        shape[0] = Some(1);
+        free -= 1;
+    }
+    let Some(size) = raw::element_size(info.datatype) else {
+        let shape: Vec<usize> = shape.into_iter().map(|size| size.unwrap_or(1)).collect();
+        let data = pilotlight_engine::Data::Bytes(vec![body.clone()]);
+        let tensor = Tensor::new(shape, data)
+            .ok_or_else(|| fault(&format!("input {name:?} of BYTES takes more than one element")))?;
+        return Ok(all_binary(tensor, signature));
+    };
+    if free > 1 {
+        return Err(fault(&format!("input {name:?} has more than one free dimension")));
+    }
+    let known: usize = shape.iter().flatten().product::<usize>() * size;
+    let rest = body.len().checked_div(known).unwrap_or(0);
+    let shape = shape.into_iter().map(|size| size.unwrap_or(rest)).collect();
+    let tensor = raw::decode(info, shape, body.clone(), body.len()).map_err(ApiError::invalid)?;
+    Ok(all_binary(tensor, signature))
+}
+
+fn fixed(dim: &Dim) -> Option<usize> {
+    match dim {
+        Dim::Fixed(size) => Some(*size),
+        Dim::Symbol(_) | Dim::Unknown => None,
+    }
+}
+
+fn all_binary(tensor: Tensor, signature: &Signature) -> InferRequest {
+    let binary = |index| Requested { index, binary: true };
+    InferRequest {
+        id: None,
+        inputs: vec![tensor],
+        outputs: (0..signature.outputs.len()).map(binary).collect(),
+        timeout: None,
+    }
+}
+
+pub(crate) fn in_order(mut found: Vec<Option<Tensor>>, signature: &Signature) -> Result<Vec<Tensor>, ApiError> {
     found.resize(signature.inputs.len(), None);
     let missing = |info: &TensorInfo| ApiError::invalid(format!("input {:?} is missing", info.name));
     found
@@ -58,30 +191,61 @@ fn in_order(mut found: Vec<Option<Tensor>>, signature: &Signature) -> Result<Vec
         .collect()
 }
 
-fn requested(names: Option<Vec<String>>, signature: &Signature) -> Result<Vec<usize>, ApiError> {
-    let indices: Vec<usize> = match names {
-        None => (0..signature.outputs.len()).collect(),
-        Some(names) => names
-            .iter()
-            .map(|name| output_index(name, signature))
-            .collect::<Result<_, _>>()?,
+fn requested(
+    outputs: Option<Vec<RequestedOutput>>,
+    binary: bool,
+    signature: &Signature,
+) -> Result<Vec<Requested>, ApiError> {
+    let requested: Vec<Requested> = match outputs.filter(|outputs| !outputs.is_empty()) {
+        None => (0..signature.outputs.len())
+            .map(|index| Requested { index, binary })
+            .collect(),
+        Some(outputs) => outputs
+            .into_iter()
+            .map(|output| {
+                let index = output_index(&output.name, signature)?;
+                let binary = output.parameters.unwrap_or_default().binary_data.unwrap_or(binary);
+                Ok(Requested { index, binary })
+            })
+            .collect::<Result<_, ApiError>>()?,
     };
-    for (i, &index) in indices.iter().enumerate() {
-        let info = &signature.outputs[index];
-        if indices[..i].contains(&index) {
+    check_requested(&requested, signature)?;
+    Ok(requested)
+}
+
+/// # Errors
+/// Where an output is asked for twice, or in JSON that has no form there.
+pub(crate) fn check_requested(requested: &[Requested], signature: &Signature) -> Result<(), ApiError> {
+    for (i, output) in requested.iter().enumerate() {
+        let info = &signature.outputs[output.index];
+        if requested[..i].iter().any(|other| other.index == output.index) {
             return Err(ApiError::invalid(format!("output {:?} is asked for twice", info.name)));
         }
-        if matches!(info.datatype, DataType::F16 | DataType::BF16) {
+        if !output.binary && matches!(info.datatype, DataType::F16 | DataType::BF16) {
             return Err(ApiError::invalid(format!(
-                "output {:?}: {} data via JSON is not supported; ask for other outputs",
+                "output {:?}: {} data via JSON is not supported; ask for it in binary, or for other outputs",
                 info.name, info.datatype
             )));
         }
     }
-    Ok(indices)
+    Ok(())
 }
 
-fn output_index(name: &str, signature: &Signature) -> Result<usize, ApiError> {
+/// The input of this name.
+pub(crate) fn input_index(name: &str, signature: &Signature) -> Result<usize, String> {
+    let inputs = &signature.inputs;
+    inputs.iter().position(|info| info.name == name).ok_or_else(|| {
+        let known = inputs
+            .iter()
+            .map(|i| format!("{:?}", i.name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        format!("there is no input {name:?}; the model has {known}")
+    })
+}
+
+/// The output of this name.
+pub(crate) fn output_index(name: &str, signature: &Signature) -> Result<usize, ApiError> {
     signature
         .outputs
         .iter()
@@ -101,33 +265,42 @@ struct Parsed {
     id: Option<String>,
     /// By the signature's index.
     inputs: Vec<Option<Tensor>>,
-    outputs: Option<Vec<String>>,
-    binary: bool,
+    /// The ones whose data is behind the JSON, in its order.
+    binary: Vec<Binary>,
+    outputs: Option<Vec<RequestedOutput>>,
+    binary_output: bool,
+    timeout: Option<Duration>,
+}
+
+/// An input whose data is behind the JSON.
+struct Binary {
+    at: usize,
+    shape: Vec<usize>,
+    size: u64,
 }
 
 #[derive(Deserialize)]
 struct RequestedOutput {
     name: String,
-    #[serde(default)]
-    parameters: Parameters,
+    parameters: Option<OutputParameters>,
 }
 
-/// Of a request, an input or an output: what they say about binary tensors. Other parameters are ignored.
+/// Parameters that are not in these structs are ignored.
 #[derive(Default, Deserialize)]
-#[serde(default)]
-struct Parameters {
-    #[serde(rename = "binary_data")]
-    requested: bool,
-    #[serde(rename = "binary_data_output")]
-    requested_by_default: bool,
-    #[serde(rename = "binary_data_size")]
-    sent: Option<IgnoredAny>,
+struct OutputParameters {
+    binary_data: Option<bool>,
 }
 
-impl Parameters {
-    fn binary(&self) -> bool {
-        self.requested || self.requested_by_default || self.sent.is_some()
-    }
+#[derive(Deserialize)]
+struct InputParameters {
+    binary_data_size: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct RequestParameters {
+    binary_data_output: Option<bool>,
+    /// Microseconds; 0: none.
+    timeout: Option<u64>,
 }
 
 struct Body<'a> {
@@ -153,30 +326,30 @@ impl<'de> Visitor<'de> for Body<'_> {
         let mut parsed = Parsed {
             id: None,
             inputs: Vec::new(),
+            binary: Vec::new(),
             outputs: None,
-            binary: false,
+            binary_output: false,
+            timeout: None,
         };
         let mut inputs = None;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match &*key {
                 "id" => parsed.id = map.next_value::<Option<String>>()?,
                 "parameters" => {
-                    parsed.binary |= map.next_value::<Option<Parameters>>()?.is_some_and(|p| p.binary());
+                    if let Some(parameters) = map.next_value::<Option<RequestParameters>>()? {
+                        parsed.binary_output = parameters.binary_data_output.unwrap_or(false);
+                        parsed.timeout = parameters.timeout.filter(|&us| us > 0).map(Duration::from_micros);
+                    }
                 }
                 "inputs" if inputs.is_some() => return Err(Error::custom("\"inputs\" is there twice")),
                 "inputs" => {
                     let list = map.next_value_seed(Inputs {
                         signature: self.signature,
                     })?;
-                    parsed.binary |= list.binary;
+                    parsed.binary = list.binary;
                     inputs = Some(list.found);
                 }
-                "outputs" => {
-                    if let Some(outputs) = map.next_value::<Option<Vec<RequestedOutput>>>()? {
-                        parsed.binary |= outputs.iter().any(|o| o.parameters.binary());
-                        parsed.outputs = Some(outputs.into_iter().map(|o| o.name).collect());
-                    }
-                }
+                "outputs" => parsed.outputs = map.next_value()?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -193,7 +366,7 @@ struct Inputs<'a> {
 
 struct Found {
     found: Vec<Option<Tensor>>,
-    binary: bool,
+    binary: Vec<Binary>,
 }
 
 impl<'de> DeserializeSeed<'de> for Inputs<'_> {
@@ -214,13 +387,13 @@ impl<'de> Visitor<'de> for Inputs<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Found, A::Error> {
         let mut all = Found {
             found: vec![None; self.signature.inputs.len()],
-            binary: false,
+            binary: Vec::new(),
         };
         while let Some(input) = list.next_element_seed(Input {
             signature: self.signature,
         })? {
             match input {
-                Parsing::Binary => all.binary = true,
+                Parsing::Binary(input) => all.binary.push(input),
                 Parsing::Tensor(at, tensor) => {
                     if all.found[at].replace(tensor).is_some() {
                         let name = &self.signature.inputs[at].name;
@@ -236,8 +409,7 @@ impl<'de> Visitor<'de> for Inputs<'_> {
 /// What one entry of `inputs` turned out to be.
 enum Parsing {
     Tensor(usize, Tensor),
-    /// Its data is binary.
-    Binary,
+    Binary(Binary),
 }
 
 struct Input<'a> {
@@ -245,23 +417,6 @@ struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn find<E: Error>(&self, name: &str) -> Result<usize, E> {
-        self.signature
-            .inputs
-            .iter()
-            .position(|info| info.name == name)
-            .ok_or_else(|| {
-                let known = self
-                    .signature
-                    .inputs
-                    .iter()
-                    .map(|i| format!("{:?}", i.name))
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                E::custom(format!("there is no input {name:?}; the model has {known}"))
-            })
-    }
-
     fn collect<'de, D: Deserializer<'de>>(&self, at: usize, deserializer: D) -> Result<Collector<'a>, D::Error> {
         let mut collector = Collector::new(&self.signature.inputs[at], Label::Data);
         Node {
@@ -299,13 +454,19 @@ impl<'de> Visitor<'de> for Input<'_> {
         let mut shape: Option<Vec<usize>> = None;
         let mut datatype: Option<Cow<'de, str>> = None;
         let mut payload: Option<Payload<'de, '_>> = None;
-        let mut binary = false;
+        let mut binary = None;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match &*key {
-                "name" => at = Some(self.find(&map.next_value::<Cow<'de, str>>()?)?),
+                "name" => {
+                    at = Some(input_index(&map.next_value::<Cow<'de, str>>()?, self.signature).map_err(Error::custom)?);
+                }
                 "shape" => shape = Some(map.next_value()?),
                 "datatype" => datatype = Some(map.next_value()?),
-                "parameters" => binary |= map.next_value::<Option<Parameters>>()?.is_some_and(|p| p.binary()),
+                "parameters" => {
+                    binary = map
+                        .next_value::<Option<InputParameters>>()?
+                        .and_then(|p| p.binary_data_size);
+                }
                 "data" => {
                     payload = Some(match at {
                         Some(at) if can_read(&self.signature.inputs[at], datatype.as_deref()) => {
@@ -320,12 +481,21 @@ impl<'de> Visitor<'de> for Input<'_> {
             }
         }
         let at = at.ok_or_else(|| Error::custom("an input has no \"name\""))?;
-        if binary {
-            return Ok(Parsing::Binary);
-        }
         let info = &self.signature.inputs[at];
         let missing = |what| Error::custom(format!("input {:?} has no {what:?}", info.name));
-        check_type(info, &datatype.ok_or_else(|| missing("datatype"))?).map_err(Error::custom)?;
+        let datatype = datatype.ok_or_else(|| missing("datatype"))?;
+        if let Some(size) = binary {
+            if payload.is_some() {
+                let name = &info.name;
+                return Err(Error::custom(format!(
+                    "input {name:?} has both \"data\" and \"binary_data_size\""
+                )));
+            }
+            same_type(info, &datatype).map_err(Error::custom)?;
+            let shape = shape.ok_or_else(|| missing("shape"))?;
+            return Ok(Parsing::Binary(Binary { at, shape, size }));
+        }
+        check_type(info, &datatype).map_err(Error::custom)?;
         let collector = match payload.ok_or_else(|| missing("data"))? {
             Payload::Read(collector) => collector,
             Payload::Text(text) => {
@@ -360,12 +530,21 @@ fn can_read(info: &TensorInfo, datatype: Option<&str>) -> bool {
 
 fn check_type(info: &TensorInfo, datatype: &str) -> Result<(), String> {
     let name = &info.name;
+    if let Ok(given @ (DataType::F16 | DataType::BF16)) = datatype.parse() {
+        return Err(format!(
+            "input {name:?}: {given} data via JSON is not supported; send it in binary"
+        ));
+    }
+    same_type(info, datatype)
+}
+
+/// # Errors
+/// Where `datatype` is not the input's.
+pub(crate) fn same_type(info: &TensorInfo, datatype: &str) -> Result<(), String> {
+    let name = &info.name;
     let given: DataType = datatype
         .parse()
         .map_err(|()| format!("input {name:?}: unknown datatype {datatype:?}"))?;
-    if matches!(given, DataType::F16 | DataType::BF16) {
-        return Err(format!("input {name:?}: {given} data via JSON is not supported"));
-    }
     if given != info.datatype {
         return Err(format!(
             "input {name:?}: datatype {given} given, the model takes {}",
@@ -375,19 +554,19 @@ fn check_type(info: &TensorInfo, datatype: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The answer's body.
+/// The answer's body and, where binary tensors follow its JSON, the length of that.
 pub(crate) fn answer(
     model: &str,
     request_id: Option<&str>,
     signature: &Signature,
-    requested: &[usize],
+    requested: &[Requested],
     outputs: &[Tensor],
-) -> Result<Vec<u8>, ApiError> {
-    for &i in requested {
-        check_text(&outputs[i]).map_err(|at| {
-            let name = &signature.outputs[i].name;
+) -> Result<(Vec<u8>, Option<usize>), ApiError> {
+    for output in requested.iter().filter(|output| !output.binary) {
+        check_text(&outputs[output.index]).map_err(|at| {
+            let name = &signature.outputs[output.index].name;
             ApiError::invalid(format!(
-                "output {name:?}: element {at} is not UTF-8 and can't be given in JSON"
+                "output {name:?}: element {at} is not UTF-8 and can't be given in JSON; ask for it in binary"
             ))
         })?;
     }
@@ -398,14 +577,22 @@ pub(crate) fn answer(
         requested,
         outputs,
     };
-    serde_json::to_vec(&answer).map_err(|error| ApiError::new(Code::ExecutionFailed, error.to_string()))
+    let mut body =
+        serde_json::to_vec(&answer).map_err(|error| ApiError::new(Code::ExecutionFailed, error.to_string()))?;
+    let mut binary = requested.iter().filter(|output| output.binary).peekable();
+    if binary.peek().is_none() {
+        return Ok((body, None));
+    }
+    let json = body.len();
+    binary.for_each(|output| raw::encode(outputs[output.index].data(), &mut body));
+    Ok((body, Some(json)))
 }
 
 struct Answer<'a> {
     model: &'a str,
     id: Option<&'a str>,
     signature: &'a Signature,
-    requested: &'a [usize],
+    requested: &'a [Requested],
     outputs: &'a [Tensor],
 }
 
@@ -423,7 +610,7 @@ impl Serialize for Answer<'_> {
                 serializer.collect_seq(
                     requested
                         .iter()
-                        .map(|&i| Output(&signature.outputs[i].name, &outputs[i])),
+                        .map(|r| Output(&signature.outputs[r.index].name, &outputs[r.index], r.binary)),
                 )
             }
         }
@@ -438,16 +625,26 @@ impl Serialize for Answer<'_> {
     }
 }
 
-struct Output<'a>(&'a str, &'a Tensor);
+struct Output<'a>(&'a str, &'a Tensor, bool);
 
 impl Serialize for Output<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(name, tensor) = self;
+        struct Size(usize);
+        impl Serialize for Size {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map([("binary_data_size", self.0)])
+            }
+        }
+        let Self(name, tensor, binary) = self;
         let mut output = serializer.serialize_struct("Output", 4)?;
         output.serialize_field("name", name)?;
         output.serialize_field("shape", tensor.shape())?;
         output.serialize_field("datatype", tensor.datatype().as_str())?;
-        output.serialize_field("data", &Nested::flat(tensor, &[tensor.data().len()]))?;
+        if *binary {
+            output.serialize_field("parameters", &Size(raw::encoded_len(tensor.data())))?;
+        } else {
+            output.serialize_field("data", &Nested::flat(tensor, &[tensor.data().len()]))?;
+        }
         output.end()
     }
 }
@@ -463,7 +660,7 @@ pub(crate) fn metadata(model: &str, signature: &Signature) -> serde_json::Value 
     serde_json::json!({
         "name": model,
         "versions": [VERSION],
-        "platform": "burn_onnx",
+        "platform": PLATFORM,
         "inputs": tensors(&signature.inputs),
         "outputs": tensors(&signature.outputs),
     })
@@ -501,6 +698,23 @@ mod tests {
         format!(r#"{{"id": "7", "inputs": [{a}, {b}], "outputs": [{{"name": "z"}}, {{"name": "y"}}]}}"#)
     }
 
+    fn read(text: &str, signature: &Signature) -> Result<InferRequest, ApiError> {
+        parse(&Bytes::copy_from_slice(text.as_bytes()), None, signature)
+    }
+
+    /// With these bytes behind the JSON.
+    fn read_with(text: &str, tail: &[u8], signature: &Signature) -> Result<InferRequest, ApiError> {
+        parse(&[text.as_bytes(), tail].concat().into(), Some(text.len()), signature)
+    }
+
+    fn json(index: usize) -> Requested {
+        Requested { index, binary: false }
+    }
+
+    fn binary(index: usize) -> Requested {
+        Requested { index, binary: true }
+    }
+
     const A: &str = r#"{"name": "a", "shape": [1, 2], "datatype": "FP32", "data": [[1, 2]]}"#;
     const B: &str = r#"{"data": [-3], "datatype": "int8", "name": "b", "parameters": {}, "shape": [1]}"#;
 
@@ -511,13 +725,14 @@ mod tests {
             Tensor::new(vec![1], Data::I8(vec![-3])).unwrap(),
         ];
         for text in [body(A, B), body(B, A), body(&A.replace("[[1, 2]]", "[1, 2]"), B)] {
-            let request = parse(text.as_bytes(), &model()).unwrap();
+            let request = read(&text, &model()).unwrap();
             assert_eq!(
                 request,
                 InferRequest {
                     id: Some("7".into()),
                     inputs: expected.clone(),
-                    outputs: vec![2, 0]
+                    outputs: vec![json(2), json(0)],
+                    timeout: None
                 }
             );
         }
@@ -541,8 +756,9 @@ mod tests {
         ] {
             let signature = one(datatype);
             let text = format!(r#"{{"inputs":[{{"name":"x","shape":[2],"datatype":"{datatype}","data":{data}}}]}}"#);
-            let request = parse(text.as_bytes(), &signature).unwrap();
-            let answer = answer("m", None, &signature, &request.outputs, &request.inputs).unwrap();
+            let request = read(&text, &signature).unwrap();
+            let (answer, binary) = answer("m", None, &signature, &request.outputs, &request.inputs).unwrap();
+            assert_eq!(binary, None);
             let expected = format!(
                 r#"{{"model_name":"m","model_version":"1","outputs":[{{"name":"y","shape":[2],"datatype":"{datatype}","data":{data}}}]}}"#
             );
@@ -552,7 +768,7 @@ mod tests {
         for datatype in [DataType::F16, DataType::BF16] {
             let text =
                 format!(r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"{datatype}","data":[1]}}],"outputs":[]}}"#);
-            let error = parse(text.as_bytes(), &one(datatype)).unwrap_err();
+            let error = read(&text, &one(datatype)).unwrap_err();
             assert!(
                 error
                     .message
@@ -565,7 +781,7 @@ mod tests {
     #[test]
     fn half_outputs_are_refused_unless_left_out() {
         let text = format!(r#"{{"inputs": [{A}, {B}]}}"#);
-        let error = parse(text.as_bytes(), &model()).unwrap_err();
+        let error = read(&text, &model()).unwrap_err();
         assert!(error.message.contains("output \"h\": FP16 data via JSON"), "{error}");
     }
 
@@ -630,58 +846,210 @@ mod tests {
                 "more than there can be",
             ),
         ] {
-            let message = parse(body(&a, &b).as_bytes(), &model()).unwrap_err().message;
+            let message = read(&body(&a, &b), &model()).unwrap_err().message;
             assert!(message.contains(part), "{message} lacks {part}");
         }
         let missing = format!(r#"{{"inputs": [{A}], "outputs": [{{"name": "y"}}]}}"#);
-        assert_eq!(
-            parse(missing.as_bytes(), &model()).unwrap_err().message,
-            "input \"b\" is missing"
-        );
+        assert_eq!(read(&missing, &model()).unwrap_err().message, "input \"b\" is missing");
         let unknown = format!(r#"{{"inputs": [{A}, {B}], "outputs": [{{"name": "q"}}]}}"#);
         assert!(
-            parse(unknown.as_bytes(), &model())
+            read(&unknown, &model())
                 .unwrap_err()
                 .message
                 .contains("there is no output \"q\"")
         );
         let twice = format!(r#"{{"inputs": [{A}, {B}], "outputs": [{{"name": "y"}}, {{"name": "y"}}]}}"#);
+        assert!(read(&twice, &model()).unwrap_err().message.contains("asked for twice"));
         assert!(
-            parse(twice.as_bytes(), &model())
-                .unwrap_err()
-                .message
-                .contains("asked for twice")
-        );
-        assert!(
-            parse(b"{}", &model())
+            read("{}", &model())
                 .unwrap_err()
                 .message
                 .contains("\"inputs\" is missing")
         );
     }
 
+    const BINARY_A: &str =
+        r#"{"name": "a", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}"#;
+    const BINARY_B: &str = r#"{"parameters": {"binary_data_size": 1}, "name": "b", "shape": [1], "datatype": "INT8"}"#;
+    const A_THEN_B: &[u8] = &[0, 0, 0x80, 0x3f, 0, 0, 0, 0x40, 0xfd];
+
     #[test]
-    fn binary_tensors_are_refused_by_name() {
-        let a = r#"{"name": "a", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}"#;
-        for text in [
-            body(a, B),
-            format!(
-                r#"{{"inputs": [{A}, {B}], "parameters": {{"binary_data_output": true}}, "outputs": [{{"name": "y"}}]}}"#
-            ),
-            format!(r#"{{"inputs": [{A}, {B}], "outputs": [{{"name": "y", "parameters": {{"binary_data": true}}}}]}}"#),
+    fn binary_inputs_mix_with_json_and_follow_its_order() {
+        let expected = read(&body(A, B), &model()).unwrap().inputs;
+        let b_then_a = [&A_THEN_B[8..], &A_THEN_B[..8]].concat();
+        for (text, tail) in [
+            (body(BINARY_A, BINARY_B), A_THEN_B),
+            (body(BINARY_B, BINARY_A), &b_then_a[..]),
+            (body(BINARY_A, B), &A_THEN_B[..8]),
+            (body(BINARY_B, A), &A_THEN_B[8..]),
+            (body(A, B), &[][..]),
         ] {
-            assert_eq!(
-                parse(text.as_bytes(), &model()).unwrap_err().code,
-                Code::Unsupported,
-                "{text}"
-            );
+            assert_eq!(read_with(&text, tail, &model()).unwrap().inputs, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn faults_of_binary_inputs_say_what_is_wrong() {
+        for (a, tail, part) in [
+            (
+                BINARY_A.to_owned(),
+                &A_THEN_B[..7],
+                "input \"a\": binary_data_size is 8, the body has 7 bytes left",
+            ),
+            (
+                BINARY_A.replace('8', "18446744073709551615"),
+                A_THEN_B,
+                "binary_data_size is 18446744073709551615",
+            ),
+            (
+                BINARY_A.replace('8', "7"),
+                &A_THEN_B[..7],
+                "input \"a\": 7 bytes of binary data where shape [1, 2]",
+            ),
+            (BINARY_A.replace('8', "-8"), A_THEN_B, "invalid value: integer `-8`"),
+            (BINARY_A.replace('8', "\"8\""), A_THEN_B, "invalid type: string"),
+            (
+                BINARY_A.to_owned(),
+                A_THEN_B,
+                "1 bytes of the body follow the last binary tensor",
+            ),
+            (
+                BINARY_A.replace("[1, 2]", "[-1, 2]"),
+                A_THEN_B,
+                "invalid value: integer `-1`",
+            ),
+            (
+                BINARY_A.replace("[1, 2]", "[4611686018427387904, 4]"),
+                &A_THEN_B[..8],
+                "more elements than there can be",
+            ),
+            (
+                BINARY_A.replace("FP32", "FP64"),
+                A_THEN_B,
+                "datatype FP64 given, the model takes FP32",
+            ),
+            (
+                BINARY_A.replace("\"datatype\"", "\"data\": [1, 2], \"datatype\""),
+                A_THEN_B,
+                "has both \"data\"",
+            ),
+            (
+                A.to_owned() + "," + BINARY_A,
+                &A_THEN_B[..8],
+                "input \"a\" is there twice",
+            ),
+        ] {
+            let error = read_with(&body(&a, B), tail, &model()).unwrap_err();
+            assert_eq!(error.code, Code::InvalidRequest);
+            assert!(error.message.contains(part), "{error} lacks {part}");
+        }
+        let no_header = read(&body(BINARY_A, B), &model()).unwrap_err();
+        assert!(no_header.message.contains(BINARY_HEADER), "{no_header}");
+        let past_the_end = parse(&Bytes::from_static(b"{}"), Some(3), &model()).unwrap_err();
+        assert!(
+            past_the_end.message.contains("says 3, the body has 2 bytes only"),
+            "{past_the_end}"
+        );
+    }
+
+    #[test]
+    fn an_outputs_own_binary_data_wins_over_the_requests() {
+        let read = |parameters: &str, outputs: &str| {
+            let text = format!(r#"{{"inputs": [{A}, {B}], "outputs": [{outputs}], "parameters": {{{parameters}}}}}"#);
+            read(&text, &model()).map(|request| request.outputs)
+        };
+        let all = r#""binary_data_output": true"#;
+        assert_eq!(read(all, "").unwrap(), [binary(0), binary(1), binary(2)]);
+        assert_eq!(read(all, r#"{"name": "y"}"#).unwrap(), [binary(0)]);
+        let mixed = r#"{"name": "z", "parameters": {"binary_data": false}}, {"name": "h", "parameters": {"binary_data": true}}"#;
+        assert_eq!(read(all, mixed).unwrap(), [json(2), binary(1)]);
+        assert_eq!(read("", mixed).unwrap(), [json(2), binary(1)]);
+        assert!(
+            read("", r#"{"name": "h"}"#)
+                .unwrap_err()
+                .message
+                .contains("ask for it in binary")
+        );
+    }
+
+    #[test]
+    fn half_floats_go_both_ways_in_binary() {
+        for (datatype, bytes) in [(DataType::F16, [0, 0x3c]), (DataType::BF16, [0x80, 0x3f])] {
+            let text = format!(
+                r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"{datatype}","parameters":{{"binary_data_size":2}}}}],"parameters":{{"binary_data_output":true}}}}"#
+            );
+            let signature = one(datatype);
+            let request = read_with(&text, &bytes, &signature).unwrap();
+            let (answer, json) = answer("m", None, &signature, &request.outputs, &request.inputs).unwrap();
+            let (head, tail) = answer.split_at(json.unwrap());
+            assert_eq!(tail, bytes);
+            let expected = format!(
+                r#"{{"model_name":"m","model_version":"1","outputs":[{{"name":"y","shape":[1],"datatype":"{datatype}","parameters":{{"binary_data_size":2}}}}]}}"#
+            );
+            assert_eq!(String::from_utf8_lossy(head), expected);
+        }
+    }
+
+    #[test]
+    fn a_body_without_json_is_the_only_input() {
+        let whole = |signature: &Signature, bytes: &'static [u8]| parse(&Bytes::from_static(bytes), Some(0), signature);
+        let with = |datatype, shape| signature(vec![info("x", datatype, shape)], vec![info("y", datatype, vec![n()])]);
+        let request = whole(&with(DataType::U8, vec![n(), Dim::Fixed(2)]), &[1, 2, 3, 4]).unwrap();
+        assert_eq!(
+            (request.inputs[0].shape(), &request.outputs[..]),
+            (&[2, 2][..], &[binary(0)][..])
+        );
+        let request = whole(&with(DataType::U8, vec![n(), Dim::Unknown]), &[1, 2, 3]).unwrap();
+        assert_eq!(request.inputs[0].shape(), [1, 3]);
+        let request = whole(&with(DataType::Bytes, vec![n(), Dim::Fixed(1)]), b"as it is").unwrap();
+        assert_eq!(request.inputs[0].data(), &Data::Bytes(vec!["as it is".into()]));
+        for (signature, bytes, part) in [
+            (
+                with(DataType::U8, vec![n(), Dim::Fixed(2)]),
+                &[1, 2, 3][..],
+                "3 bytes of binary data where shape [1, 2]",
+            ),
+            (
+                with(DataType::U8, vec![n(), Dim::Unknown, Dim::Unknown]),
+                &[1],
+                "more than one free dimension",
+            ),
+            (
+                with(DataType::Bytes, vec![Dim::Fixed(2)]),
+                b"x",
+                "more than one element",
+            ),
+            (model(), b"x", "the model has 2 inputs"),
+        ] {
+            let error = whole(&signature, bytes).unwrap_err();
+            assert!(error.message.contains(part), "{error} lacks {part}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_in_microseconds_and_0_is_none() {
+        let read = |us: &str| {
+            read(
+                &format!(r#"{{"inputs": [{B}], "parameters": {{"timeout": {us}}}}}"#),
+                &one_b(),
+            )
+        };
+        assert_eq!(read("1500").unwrap().timeout, Some(Duration::from_micros(1500)));
+        assert_eq!(read("0").unwrap().timeout, None);
+        assert!(read("-1").is_err());
+    }
+
+    fn one_b() -> Signature {
+        signature(
+            vec![info("b", DataType::I8, vec![n()])],
+            vec![info("y", DataType::I8, vec![n()])],
+        )
     }
 
     #[test]
     fn opaque_bytes_have_no_json_form() {
         let output = Tensor::new(vec![1], Data::Bytes(vec![bytes::Bytes::from_static(&[0xff])])).unwrap();
-        let error = answer("m", Some("1"), &one(DataType::Bytes), &[0], &[output]).unwrap_err();
+        let error = answer("m", Some("1"), &one(DataType::Bytes), &[json(0)], &[output]).unwrap_err();
         assert!(error.message.contains("element 0 is not UTF-8"));
     }
 

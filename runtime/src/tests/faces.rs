@@ -62,7 +62,7 @@ async fn v2_infers_with_id_and_requested_outputs() {
 async fn v2_tells_of_server_models_and_metadata() {
     let bench = iris().await;
     let server = format!(
-        r#"{{"extensions":[],"name":"pilotlight","version":"{}"}}"#,
+        r#"{{"extensions":["binary_tensor_data","model_configuration","parameters","statistics"],"name":"pilotlight","version":"{}"}}"#,
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(bench.get("/v2").await.body, server);
@@ -77,6 +77,37 @@ async fn v2_tells_of_server_models_and_metadata() {
         bench.post("/v2/repository/index", "").await.body,
         r#"[{"name":"iris","reason":"","state":"READY","version":"1"}]"#
     );
+}
+
+#[tokio::test]
+async fn tritons_configuration_and_statistics() {
+    let bench = iris().await;
+    let seen = bench.get("/v2/models/iris/config").await;
+    let config: serde_json::Value = serde_json::from_str(&seen.body).unwrap();
+    assert_eq!(config["max_batch_size"], 32);
+    assert_eq!(
+        config["input"],
+        serde_json::json!([{"name": "X", "data_type": "TYPE_FP32", "dims": [2]}])
+    );
+    assert_eq!(config["output"][0]["dims"], serde_json::json!([]));
+    let body = r#"{"instances":[[1,2],[2,1],[0,9]]}"#;
+    assert_eq!(bench.post("/v1/models/iris:predict", body).await.status, 200);
+    for path in [
+        "/v2/models/stats",
+        "/v2/models/iris/stats",
+        "/v2/models/iris/versions/1/stats",
+    ] {
+        let stats: serde_json::Value = serde_json::from_str(&bench.get(path).await.body).unwrap();
+        let stats = &stats["model_stats"][0];
+        assert_eq!(
+            (&stats["inference_count"], &stats["execution_count"]),
+            (&3.into(), &1.into())
+        );
+        assert_eq!(stats["inference_stats"]["success"]["count"], 1);
+        assert_eq!(stats["inference_stats"]["compute_infer"]["count"], 1);
+        assert_eq!(stats["batch_stats"][0]["batch_size"], 3);
+    }
+    assert_eq!(bench.get("/v2/models/rose/stats").await.code(), "model-not-found");
 }
 
 #[tokio::test]

@@ -5,6 +5,6 @@ mod collector;
 mod element;
 mod writer;
 
-pub(crate) use collector::{Collector, Label, Node, declared};
+pub(crate) use collector::{Collector, Label, Node, check_shape, declared};
 pub(crate) use element::{Value, decode_base64};
 pub(crate) use writer::{Nested, check_text, columns, rows_of_objects};

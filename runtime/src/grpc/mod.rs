@@ -1,0 +1,205 @@
+//! The gRPC face: `inference.GRPCInferenceService` and `grpc.health.v1.Health/Check`, on the port of the REST faces and into the
+//! same queue and batches.
+
+mod lookup;
+mod messages;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response};
+use http_body::Body;
+use hyper::body::Frame;
+use tokio::time::{Instant, timeout_at};
+
+use self::messages::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
+pub(crate) use self::wire::GrpcBody;
+use self::wire::{Messages, decode, encode, failed, reply, trailers};
+use crate::app::App;
+use crate::error::{ApiError, Code, InferError};
+use crate::faces::v2::VERSION;
+use crate::metrics::{Meter, Outcome};
+use crate::scheduler::Request as InferRequest;
+
+/// How many requests of one stream are under way at a time. They are answered in their order.
+const STREAM_AHEAD: usize = 32;
+
+/// Whether a request is for this face.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// Answers a call. Dropped before it is done, its requests leave the queue and count as cancelled.
+pub(crate) async fn handle<B>(app: Arc<App>, request: Request<B>) -> Response<GrpcBody>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::fmt::Display,
+{
+    let arrived = Instant::now();
+    let (head, body) = request.into_parts();
+    let limit = app.config.max_body_bytes;
+    let mut messages = Messages::new(&head.headers, body, limit, app.receiving.clone());
+    let path = head.uri.path();
+    if path == "/inference.GRPCInferenceService/ModelStreamInfer" {
+        return stream_infer(app, messages);
+    }
+    match unary(&app, path, &head.headers, &mut messages, arrived).await {
+        Ok(message) => reply(stream::iter([Frame::data(message), Frame::trailers(trailers(Ok(())))])),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn unary<B>(
+    app: &App,
+    path: &str,
+    headers: &HeaderMap,
+    messages: &mut Messages<B>,
+    arrived: Instant,
+) -> Result<Bytes, ApiError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let limit = app.config.request_timeout;
+    let limit = wire::timeout(headers)?.map_or(limit, |given| given.min(limit));
+    let deadline = arrived + limit;
+    let receive = async {
+        let first = timeout_at(deadline, messages.next()).await;
+        let first = first.map_err(|_| ApiError::from(InferError::Timeout { limit }))??;
+        first.ok_or_else(|| ApiError::invalid("the call has no message"))
+    };
+    if path != "/inference.GRPCInferenceService/ModelInfer" {
+        return lookup::answer(app, path, receive.await?.0).await;
+    }
+    let call = async {
+        // Refused before the message is read: a full queue is no time to take in more.
+        app.scheduler.admit()?;
+        let (message, share) = receive.await?;
+        let request: ModelInferRequest = decode(message)?;
+        infer(app, request, share, arrived, deadline).await
+    };
+    metered(app, arrived, call).await.map(|response| encode(&response))
+}
+
+/// Counts an inference request.
+async fn metered(
+    app: &App,
+    arrived: Instant,
+    call: impl Future<Output = Result<ModelInferResponse, ApiError>>,
+) -> Result<ModelInferResponse, ApiError> {
+    let meter = Meter::start(&app.metrics, arrived);
+    let result = call.await;
+    meter.finish(
+        result
+            .as_ref()
+            .map_or_else(|error| error.code.outcome(), |_| Outcome::Success),
+    );
+    result
+}
+
+/// The way of every inference request from its message on. `received` is kept as long as the message.
+async fn infer<S>(
+    app: &App,
+    request: ModelInferRequest,
+    received: S,
+    arrived: Instant,
+    deadline: Instant,
+) -> Result<ModelInferResponse, ApiError> {
+    check_version(&request.model_name, &request.model_version)?;
+    let lease = app.repository.lease(&request.model_name)?;
+    let signature = lease.served.signature();
+    let open = app.scheduler.open(&lease.served);
+    let start = Instant::now();
+    let whole = prost::Message::encoded_len(&request);
+    let (inputs, call) = tensors::parse(request, whole, signature)?;
+    drop(received);
+    let input = start.elapsed();
+    let request = InferRequest {
+        inputs,
+        arrived,
+        deadline: call.timeout.map_or(deadline, |limit| deadline.min(arrived + limit)),
+    };
+    let answer = app.execute(&lease.served, open, request).await?;
+    let start = Instant::now();
+    let timings = answer.timings;
+    let response = tensors::answer(&call, signature, answer.outputs);
+    app.answered(&lease.served, arrived, timings, input, start.elapsed());
+    Ok(response)
+}
+
+/// Every model has one version.
+fn check_version(model: &str, version: &str) -> Result<(), ApiError> {
+    if version.is_empty() || version == VERSION {
+        return Ok(());
+    }
+    let message = format!("model {model:?} has no version {version:?}; every model has the one version {VERSION:?}");
+    Err(ApiError::new(Code::ModelNotFound, message))
+}
+
+/// Requests of a stream run side by side and may share a batch. A request that fails is answered with its error and ends nothing;
+/// a message that can't be read ends the stream.
+fn stream_infer<B>(app: Arc<App>, messages: Messages<B>) -> Response<GrpcBody>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::fmt::Display,
+{
+    let requests = stream::unfold(Some(messages), |messages| async {
+        let mut messages = messages?;
+        match messages.next().await.transpose()? {
+            Ok(message) => Some((Ok(message), Some(messages))),
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    let answers = requests.map(move |message| {
+        let app = Arc::clone(&app);
+        let arrived = Instant::now();
+        async move {
+            let (message, share) = message?;
+            let request: ModelInferRequest = decode(message)?;
+            let (model, id) = (request.model_name.clone(), request.id.clone());
+            let deadline = arrived + app.config.request_timeout;
+            let result = metered(&app, arrived, infer(&app, request, share, arrived, deadline)).await;
+            Ok::<_, ApiError>(encode(&streamed(model, id, result)))
+        }
+    });
+    let answers = answers
+        .buffered(STREAM_AHEAD)
+        .map(Some)
+        .chain(stream::iter([None]))
+        .boxed();
+    reply(stream::unfold(Some(answers), |answers| async {
+        let mut answers = answers?;
+        match answers.next().await? {
+            Some(Ok(message)) => Some((Frame::data(message), Some(answers))),
+            Some(Err(error)) => Some((Frame::trailers(trailers(Err(&error))), None)),
+            None => Some((Frame::trailers(trailers(Ok(()))), None)),
+        }
+    }))
+}
+
+fn streamed(model_name: String, id: String, result: Result<ModelInferResponse, ApiError>) -> ModelStreamInferResponse {
+    let (error_message, response) = match result {
+        Ok(response) => (String::new(), response),
+        Err(error) => {
+            let response = ModelInferResponse {
+                model_name,
+                id,
+                ..ModelInferResponse::default()
+            };
+            (error.message, response)
+        }
+    };
+    ModelStreamInferResponse {
+        error_message,
+        infer_response: Some(response),
+    }
+}
