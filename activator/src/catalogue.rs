@@ -18,7 +18,7 @@ use crate::{
 /// Who answers, as the server's metadata tell it.
 pub(crate) const NAME: &str = "pilotlight";
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
-pub(crate) const EXTENSIONS: &[&str] = &["model_repository"];
+pub(crate) const EXTENSIONS: &[&str] = &["binary_tensor_data", "model_configuration", "parameters", "statistics"];
 
 /// Whom a call is about.
 #[derive(Clone, Copy)]

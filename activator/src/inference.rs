@@ -1,4 +1,4 @@
-//! The paths of the inference protocols. The only module of the activator that knows them.
+//! The paths of the inference protocols over REST. With `grpc` the only part of the activator that knows them.
 //!
 //! | path | call |
 //! |---|---|

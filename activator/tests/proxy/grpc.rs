@@ -555,7 +555,10 @@ async fn calls_about_the_server_and_health_are_answered_without_waking() {
     let metadata = [
         string(1, "pilotlight"),
         string(2, version),
-        string(3, "model_repository"),
+        string(3, "binary_tensor_data"),
+        string(3, "model_configuration"),
+        string(3, "parameters"),
+        string(3, "statistics"),
     ];
     let one = framed(b"\x08\x01");
     for (path, asked, answered) in [
