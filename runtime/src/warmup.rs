@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use half::{bf16, f16};
 use pilotlight_engine::{Data, DataType, Dim, RunError, Signature, Tensor, TensorInfo};
 use tokio::time::Instant;
 
@@ -97,21 +96,5 @@ fn zeros(info: &TensorInfo) -> Option<Tensor> {
         .iter()
         .try_fold(1usize, |n, &d| n.checked_mul(d))
         .filter(|&n| n <= MOST_ELEMENTS)?;
-    let data = match info.datatype {
-        DataType::Bool => Data::Bool(vec![false; n]),
-        DataType::U8 => Data::U8(vec![0; n]),
-        DataType::U16 => Data::U16(vec![0; n]),
-        DataType::U32 => Data::U32(vec![0; n]),
-        DataType::U64 => Data::U64(vec![0; n]),
-        DataType::I8 => Data::I8(vec![0; n]),
-        DataType::I16 => Data::I16(vec![0; n]),
-        DataType::I32 => Data::I32(vec![0; n]),
-        DataType::I64 => Data::I64(vec![0; n]),
-        DataType::F16 => Data::F16(vec![f16::ZERO; n]),
-        DataType::BF16 => Data::BF16(vec![bf16::ZERO; n]),
-        DataType::F32 => Data::F32(vec![0.0; n]),
-        DataType::F64 => Data::F64(vec![0.0; n]),
-        DataType::Bytes => Data::Bytes(vec![bytes::Bytes::new(); n]),
-    };
-    Tensor::new(shape, data)
+    Tensor::new(shape, Data::zeros(info.datatype, n))
 }

@@ -146,26 +146,6 @@ pub(crate) fn typed<T: Element>(t: &Tensor) -> OpResult<&[T]> {
     }
 }
 
-/// A tensor of zeros (false, empty strings).
-pub(crate) fn zeros(datatype: DataType, n: usize) -> Data {
-    match datatype {
-        DataType::Bool => Data::Bool(vec![false; n]),
-        DataType::U8 => Data::U8(vec![0; n]),
-        DataType::U16 => Data::U16(vec![0; n]),
-        DataType::U32 => Data::U32(vec![0; n]),
-        DataType::U64 => Data::U64(vec![0; n]),
-        DataType::I8 => Data::I8(vec![0; n]),
-        DataType::I16 => Data::I16(vec![0; n]),
-        DataType::I32 => Data::I32(vec![0; n]),
-        DataType::I64 => Data::I64(vec![0; n]),
-        DataType::F16 => Data::F16(vec![f16::ZERO; n]),
-        DataType::BF16 => Data::BF16(vec![bf16::ZERO; n]),
-        DataType::F32 => Data::F32(vec![0.0; n]),
-        DataType::F64 => Data::F64(vec![0.0; n]),
-        DataType::Bytes => Data::Bytes(vec![Bytes::new(); n]),
-    }
-}
-
 /// The element type that carries a half float through host arithmetic.
 pub(crate) fn widen(t: &Tensor) -> Option<Tensor> {
     let wide = match t.data() {
@@ -189,7 +169,7 @@ fn narrow(t: Tensor, to: DataType) -> Tensor {
 
 /// An empty tensor.
 pub(crate) fn empty(datatype: DataType) -> Tensor {
-    match Tensor::new(vec![0], zeros(datatype, 0)) {
+    match Tensor::new(vec![0], Data::zeros(datatype, 0)) {
         Some(t) => t,
         None => unreachable!("no elements for a shape of none"),
     }

@@ -100,6 +100,26 @@ macro_rules! each_data {
 }
 
 impl Data {
+    /// `n` zeros (false, empty strings).
+    pub fn zeros(datatype: DataType, n: usize) -> Self {
+        match datatype {
+            DataType::Bool => Self::Bool(vec![false; n]),
+            DataType::U8 => Self::U8(vec![0; n]),
+            DataType::U16 => Self::U16(vec![0; n]),
+            DataType::U32 => Self::U32(vec![0; n]),
+            DataType::U64 => Self::U64(vec![0; n]),
+            DataType::I8 => Self::I8(vec![0; n]),
+            DataType::I16 => Self::I16(vec![0; n]),
+            DataType::I32 => Self::I32(vec![0; n]),
+            DataType::I64 => Self::I64(vec![0; n]),
+            DataType::F16 => Self::F16(vec![f16::ZERO; n]),
+            DataType::BF16 => Self::BF16(vec![bf16::ZERO; n]),
+            DataType::F32 => Self::F32(vec![0.0; n]),
+            DataType::F64 => Self::F64(vec![0.0; n]),
+            DataType::Bytes => Self::Bytes(vec![Bytes::new(); n]),
+        }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         each_data!(self, v => v.len())
