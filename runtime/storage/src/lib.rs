@@ -1,0 +1,1 @@
+//! Fetches models from where their manifests say that they are.
