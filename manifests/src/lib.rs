@@ -15,6 +15,7 @@ mod duration;
 pub mod effective;
 mod fault;
 mod known;
+pub mod kubernetes;
 mod path;
 mod quantity;
 mod reference;

@@ -1,0 +1,205 @@
+//! The names that the parts agree on in a cluster: KServe's for what a user's tools look at, our own beside them.
+//!
+//! Constants and pure functions of names. It knows no client and no object.
+
+/// Group of `InferenceService` and the serving runtimes.
+pub const GROUP: &str = "serving.kserve.io";
+
+/// Name of the platform in `app.kubernetes.io/managed-by` on every object that the controller applies.
+pub const MANAGED_BY: &str = "pilotlight";
+/// Field manager of everything that the controller applies.
+pub const CONTROLLER_MANAGER: &str = "pilotlight-controller";
+/// Field manager of replica counts: the `scale` subresource, and `spec.replicas` at a Deployment's creation.
+pub const AUTOSCALER_MANAGER: &str = "pilotlight-autoscaler";
+
+/// Where the platform itself runs, unless `POD_NAMESPACE` says otherwise.
+pub const SYSTEM_NAMESPACE: &str = "pilotlight-system";
+/// Service and Deployment of the activators: port 80 to their [`DATA_PORT`], [`ADMIN_PORT`] as it is.
+pub const ACTIVATOR: &str = "pilotlight-activator";
+/// Service, Deployment and Lease of the controllers.
+pub const CONTROLLER: &str = "pilotlight-controller";
+
+/// Port of the activators' proxy and of every runtime.
+pub const DATA_PORT: u16 = 8080;
+/// Port of the admin side: `/livez`, `/readyz`, `/metrics`, `/api/v1`.
+pub const ADMIN_PORT: u16 = 9090;
+/// Port of a model's Service.
+pub const SERVICE_PORT: u16 = 80;
+/// Name of the runtime's port in pods and Services. KServe makes `h2c` of it an `appProtocol`.
+pub const PORT_NAME: &str = "h2c";
+/// `appProtocol` of ports that speak HTTP/1.1 and HTTP/2 without TLS.
+pub const APP_PROTOCOL: &str = "kubernetes.io/h2c";
+/// The container that serves the model.
+pub const CONTAINER: &str = "kserve-container";
+/// Where a model that an init step or a claim brings is seen by the container.
+pub const MODEL_PATH: &str = "/mnt/models";
+
+/// Label: `managed-by`, the well-known key.
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label: the selector of a workload's pods, `isvc.{name}-predictor`.
+pub const LABEL_APP: &str = "app";
+/// Label: `predictor`.
+pub const LABEL_COMPONENT: &str = "component";
+/// Value of [`LABEL_COMPONENT`].
+pub const COMPONENT_PREDICTOR: &str = "predictor";
+/// Label: name of the InferenceService.
+pub const LABEL_INFERENCE_SERVICE: &str = "serving.kserve.io/inferenceservice";
+/// Label: the backend within its namespace, [`backend_label`].
+pub const LABEL_BACKEND: &str = "pilotlight.dev/backend";
+/// Label of pods and annotation of Deployments: hash of the pod template.
+pub const LABEL_REVISION: &str = "pilotlight.dev/revision";
+/// Label of an EndpointSlice: its Service, the well-known key.
+pub const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Annotation on a Deployment: replicas that a wake from zero starts, an integer of 1 and more.
+pub const ANNOTATION_ACTIVATION_SCALE: &str = "pilotlight.dev/activation-scale";
+/// Annotation on a Deployment: requests in flight on one replica at most; absent is unlimited.
+pub const ANNOTATION_CONTAINER_CONCURRENCY: &str = "pilotlight.dev/container-concurrency";
+/// Annotation on a Deployment: path whose 200 means that a pod is ready. Absent: the model's V2 readiness.
+pub const ANNOTATION_PROBE_PATH: &str = "pilotlight.dev/probe-path";
+/// Annotation on a Deployment: when an activator last asked for it, RFC 3339 with microseconds. A write of it moves the
+/// `resourceVersion`, so that a scale-down decided before fails.
+pub const ANNOTATION_WOKEN_AT: &str = "pilotlight.dev/woken-at";
+/// Annotation on a Deployment whose service is stopped or invalid: an activator must not wake it; the value is the reason.
+pub const ANNOTATION_STOPPED: &str = "pilotlight.dev/stopped";
+/// Annotation on a canary's Deployment: its share of requests in percent, 0 to 100.
+pub const ANNOTATION_TRAFFIC_PERCENT: &str = "pilotlight.dev/traffic-percent";
+/// KServe's annotation: who scales, `hpa`, `keda`, `external` or `none`. Absent: our autoscaler.
+pub const ANNOTATION_AUTOSCALER_CLASS: &str = "serving.kserve.io/autoscalerClass";
+/// Kubernetes' annotation on pods: those of lower cost are ended first.
+pub const ANNOTATION_DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// What a canary's backend and label add to the service's name.
+const CANARY: &str = "canary";
+
+/// One scalable workload of an InferenceService.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Workload {
+    /// `metadata.namespace` of the InferenceService.
+    pub namespace: String,
+    /// `metadata.name` of the InferenceService.
+    pub name: String,
+    /// Whether it is the canary beside the stable one.
+    pub canary: bool,
+}
+
+impl Workload {
+    /// The stable workload of a service.
+    pub fn stable(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            canary: false,
+        }
+    }
+
+    /// The canary's workload of a service.
+    pub fn canary(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            canary: true,
+            ..Self::stable(namespace, name)
+        }
+    }
+
+    /// The backend in routes and counts: `namespace/name`, of a canary `namespace/name@canary`.
+    pub fn backend(&self) -> String {
+        let Self {
+            namespace,
+            name,
+            canary,
+        } = self;
+        let mark = if *canary { "@canary" } else { "" };
+        format!("{namespace}/{name}{mark}")
+    }
+
+    /// The workload of a backend; `None` where the text is none of [`backend`](Self::backend).
+    pub fn from_backend(backend: &str) -> Option<Self> {
+        let (namespace, name) = backend.split_once('/')?;
+        match name.split_once('@') {
+            None => Some(Self::stable(namespace, name)),
+            Some((name, CANARY)) => Some(Self::canary(namespace, name)),
+            Some(_) => None,
+        }
+    }
+
+    /// Name of the Deployment.
+    pub fn deployment(&self) -> String {
+        let predictor = predictor(&self.name);
+        if self.canary {
+            format!("{predictor}-{CANARY}")
+        } else {
+            predictor
+        }
+    }
+
+    /// Value of the pods' label `app`, the Deployment's selector, as in KServe.
+    pub fn app(&self) -> String {
+        format!("isvc.{}", self.deployment())
+    }
+
+    /// Value of the label [`LABEL_BACKEND`]: the name, of a canary `{name}.canary`, which no service can be called.
+    pub fn label(&self) -> String {
+        let Self { name, canary, .. } = self;
+        if *canary {
+            format!("{name}.{CANARY}")
+        } else {
+            name.clone()
+        }
+    }
+
+    /// The workload of a pod or Deployment with this [`LABEL_BACKEND`] in this namespace.
+    pub fn from_label(namespace: &str, label: &str) -> Option<Self> {
+        match label.split_once('.') {
+            None => Some(Self::stable(namespace, label)),
+            Some((name, CANARY)) => Some(Self::canary(namespace, name)),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Name of the Deployment, and of the Service that leads to the activators: `{name}-predictor`.
+pub fn predictor(name: &str) -> String {
+    format!("{name}-predictor")
+}
+
+/// Name of the headless Service with the pods of a service: `{name}-predictor-private`.
+pub fn private_service(name: &str) -> String {
+    format!("{name}-predictor-private")
+}
+
+/// Every DNS form of the in-cluster address of a service, the longest first: what clients in the cluster send as host.
+pub fn cluster_hosts(namespace: &str, name: &str, cluster_domain: &str) -> [String; 3] {
+    let service = predictor(name);
+    [
+        format!("{service}.{namespace}.svc.{cluster_domain}"),
+        format!("{service}.{namespace}.svc"),
+        format!("{service}.{namespace}"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_is_found_again_by_its_backend_and_by_its_label() {
+        for workload in [Workload::stable("shop", "iris"), Workload::canary("shop", "iris")] {
+            assert_eq!(Workload::from_backend(&workload.backend()), Some(workload.clone()));
+            assert_eq!(Workload::from_label("shop", &workload.label()), Some(workload));
+        }
+        assert_eq!(Workload::from_backend("iris"), None);
+        assert_eq!(Workload::from_backend("shop/iris@other"), None);
+    }
+
+    #[test]
+    fn names_are_those_that_kserves_users_look_for() {
+        let stable = Workload::stable("shop", "iris");
+        assert_eq!(
+            (stable.deployment(), stable.app()),
+            ("iris-predictor".to_owned(), "isvc.iris-predictor".to_owned())
+        );
+        let canary = Workload::canary("shop", "iris");
+        assert_eq!(canary.deployment(), "iris-predictor-canary");
+        assert_eq!(canary.backend(), "shop/iris@canary");
+    }
+}
