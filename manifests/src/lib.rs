@@ -14,6 +14,7 @@ mod documents;
 mod duration;
 pub mod effective;
 mod fault;
+pub mod keda;
 mod known;
 pub mod kubernetes;
 mod path;

@@ -60,7 +60,7 @@ fn collect(schema: &'static Value, path: &str, fields: &mut Vec<(String, &'stati
 }
 
 /// Brings what the generator makes of `Option`, integers and documented enumerations into structural form.
-fn simplify(schema: &mut Value) {
+pub(crate) fn simplify(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
     for key in ["title", "default", "format", "$schema", "nullable"] {
         object.remove(key);

@@ -57,6 +57,16 @@ fn the_crd_is_current() {
     assert_golden(&root().join("crds/inferenceservices.yaml"), &manifests::crds());
 }
 
+#[test]
+fn the_crds_of_keda_are_current() {
+    for definition in manifests::keda::definitions() {
+        assert_golden(
+            &root().join(format!("crds/keda/{}.yaml", definition.name)),
+            &definition.yaml(),
+        );
+    }
+}
+
 /// The tables of the reference stand between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 #[test]
 fn the_reference_is_current() {
