@@ -13,5 +13,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    // The clients of HTTPS take the process's cryptography, and there is none unless it is chosen. An error means that it was.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     commands::run(cli::Cli::parse())
 }

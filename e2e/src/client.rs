@@ -11,6 +11,8 @@ pub const FLOWERS: [[f64; 4]; 2] = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]];
 
 /// One client for the whole process, so that connections are kept as a browser or a service would keep them.
 static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+    // No test speaks TLS through it, but it is not built without.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .no_proxy()
         .build()
