@@ -74,6 +74,7 @@ pub(crate) fn service(name: &str) -> Service {
             replay_limit: 4 << 20,
             pure: true,
         },
+        cluster: pilotlight_manifests::Cluster::default(),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
 
+use serde_json::{Map, Value};
+
 /// Where a document came from, for messages and for `delete`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -27,6 +29,10 @@ pub enum Storage {
     /// A URI to be fetched from: s3, gs, Azure's, http or https, as the user wrote it. Its query may hold a signature, so it
     /// is not to be shown as it is.
     Remote(String),
+    /// `oci://IMAGE`: the files of an image, mounted as a volume, which only Kubernetes has. The reference of the image.
+    Image(String),
+    /// None that the platform provides: a custom container brings its model with it. Only in Kubernetes.
+    Container,
 }
 
 /// The scaling options, Knative's names and defaults.
@@ -116,6 +122,68 @@ pub struct Service {
     pub batching: Batching,
     /// The activator's bounds.
     pub activation: Activation,
+    /// What only a cluster heeds. The default on one machine.
+    pub cluster: Cluster,
+}
+
+/// Who decides how many replicas there are: `serving.kserve.io/autoscalerClass`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoscalerClass {
+    /// Not given: our autoscaler.
+    #[default]
+    Own,
+    /// A HorizontalPodAutoscaler.
+    Hpa,
+    /// KEDA.
+    Keda,
+    /// Somebody else.
+    External,
+    /// Nobody.
+    None,
+}
+
+impl AutoscalerClass {
+    /// Whether our controller writes replica counts. A wake from zero is the activator's and does not depend on it.
+    pub fn is_own(self) -> bool {
+        self == Self::Own
+    }
+}
+
+/// What only a cluster heeds: the pod around the runtime, and how its revisions share the requests.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    /// `modelFormat.name`, lower case; empty for a custom container.
+    pub format: String,
+    /// `modelFormat.version`.
+    pub format_version: Option<String>,
+    /// `model.runtime`: a ServingRuntime of the namespace, or a ClusterServingRuntime.
+    pub runtime: Option<String>,
+    /// `model.protocolVersion` as written.
+    pub protocol: Option<String>,
+    /// Who scales.
+    pub autoscaler_class: AutoscalerClass,
+    /// Fields of Kubernetes' `PodSpec` given in the predictor, as written; `containers` among them where they are custom.
+    pub pod: Map<String, Value>,
+    /// Fields of Kubernetes' `Container` given in the model, as written; never `args`, which are [`Service::args`].
+    pub container: Map<String, Value>,
+    /// Labels for the pods: those of the object, and the predictor's before them.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations for the pods: the predictor's.
+    pub annotations: BTreeMap<String, String>,
+    /// `deploymentStrategy` as written; `Null` where it is absent.
+    pub strategy: Value,
+    /// A second revision beside the first.
+    pub canary: Option<Canary>,
+}
+
+/// A second revision that gets a share of the requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Canary {
+    /// Its share in percent, 0 to 100.
+    pub percent: u8,
+    /// What it serves: of `canaryTrafficPercent` nothing is said, as the predictor itself is the new revision and the former one
+    /// stays as it runs; of `canary[]` the entry's predictor.
+    pub service: Option<Box<Service>>,
 }
 
 impl Service {

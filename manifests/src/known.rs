@@ -199,7 +199,7 @@ pub(crate) const GROUPS: &[Group] = &[
 const POD_MESSAGE: &str = "a field of the pod, and Pilotlight runs local processes so far: it has no effect";
 
 /// Kubernetes' `PodSpec`, which KServe takes inline in a component.
-const POD_FIELDS: &[&str] = &[
+pub(crate) const POD_FIELDS: &[&str] = &[
     "activeDeadlineSeconds",
     "affinity",
     "automountServiceAccountToken",
@@ -242,7 +242,7 @@ const POD_FIELDS: &[&str] = &[
 ];
 
 /// Kubernetes' `Container`, which KServe takes inline in a model.
-const CONTAINER_FIELDS: &[&str] = &[
+pub(crate) const CONTAINER_FIELDS: &[&str] = &[
     "command",
     "envFrom",
     "image",

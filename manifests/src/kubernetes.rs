@@ -69,6 +69,9 @@ pub const ANNOTATION_AUTOSCALER_CLASS: &str = "serving.kserve.io/autoscalerClass
 /// Kubernetes' annotation on pods: those of lower cost are ended first.
 pub const ANNOTATION_DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
+/// A label's value and a Service's name hold at most so many characters.
+const LABEL_LIMIT: usize = 63;
+
 /// What a canary's backend and label add to the service's name.
 const CANARY: &str = "canary";
 
@@ -133,8 +136,9 @@ impl Workload {
     }
 
     /// Value of the pods' label `app`, the Deployment's selector, as in KServe.
+    /// Too long a one is cut and told apart by a hash.
     pub fn app(&self) -> String {
-        format!("isvc.{}", self.deployment())
+        bounded(&format!("isvc.{}", self.deployment()))
     }
 
     /// Value of the label [`LABEL_BACKEND`]: the name, of a canary `{name}.canary`, which no service can be called.
@@ -162,9 +166,22 @@ pub fn predictor(name: &str) -> String {
     format!("{name}-predictor")
 }
 
-/// Name of the headless Service with the pods of a service: `{name}-predictor-private`.
+/// Name of the headless Service with the pods of a service: `{name}-predictor-private`, too long a one cut.
 pub fn private_service(name: &str) -> String {
-    format!("{name}-predictor-private")
+    bounded(&format!("{name}-predictor-private"))
+}
+
+/// The text within the limit of labels: of a longer one the beginning and a hash of all of it.
+fn bounded(text: &str) -> String {
+    if text.len() <= LABEL_LIMIT {
+        return text.to_owned();
+    }
+    // FNV-1a: the name has to stay the same whatever build made it, so no hasher of the standard library.
+    let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    let kept: String = text.chars().take(LABEL_LIMIT - 9).collect();
+    format!("{}-{hash:08x}", kept.trim_end_matches(['-', '.']))
 }
 
 /// Every DNS form of the in-cluster address of a service, the longest first: what clients in the cluster send as host.
@@ -189,6 +206,16 @@ mod tests {
         }
         assert_eq!(Workload::from_backend("iris"), None);
         assert_eq!(Workload::from_backend("shop/iris@other"), None);
+    }
+
+    #[test]
+    fn the_longest_name_still_makes_labels_and_services() {
+        let name = "a".repeat(53);
+        for text in [Workload::canary("shop", &name).app(), private_service(&name)] {
+            assert!(text.len() <= 63 && text.len() > 54, "{text}");
+        }
+        let other = format!("{}b", "a".repeat(52));
+        assert_ne!(private_service(&name), private_service(&other));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod annotations;
 mod builder;
 mod check;
+mod cluster;
 mod crd;
 mod documents;
 mod duration;
@@ -29,13 +30,15 @@ mod set;
 mod storage;
 mod suggest;
 mod tree;
+pub mod v1alpha1;
 pub mod v1beta1;
 mod yaml;
 
 use std::path::Path;
 
-pub use crd::crds;
-pub use effective::{Activation, Batching, Scaling, Service, Source, Storage};
+pub use cluster::{parse_object, parse_runtime};
+pub use crd::{CRD_FILES, crds, document};
+pub use effective::{Activation, AutoscalerClass, Batching, Canary, Cluster, Scaling, Service, Source, Storage};
 pub use fault::Fault;
 pub use reference::{annotations_table, fields_table, known_table};
 pub use rewrite::absolute;

@@ -3,23 +3,23 @@
 
 use std::sync::LazyLock;
 
-use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use crate::v1beta1::InferenceService;
 
-static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+static SCHEMA: LazyLock<Value> = LazyLock::new(structural::<InferenceService>);
+
+/// The schema of a type in structural form.
+pub(crate) fn structural<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft07().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
-    let mut schema = settings
-        .into_generator()
-        .into_root_schema_for::<InferenceService>()
-        .to_value();
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     simplify(&mut schema);
     schema
-});
+}
 
 /// The schema of the whole document.
 pub(crate) fn inference_service() -> &'static Value {

@@ -76,6 +76,7 @@ pub(crate) fn build(root: &Node, checked: Value, file: &Path, report: &mut Repor
             .map_or(DEFAULT_TIMEOUT, |seconds| Duration::from_secs(seconds as u64)),
         batching,
         activation,
+        cluster: crate::Cluster::default(),
     })
 }
 

@@ -53,8 +53,10 @@ fn every_fault_is_told_with_line_field_and_remedy() {
 }
 
 #[test]
-fn the_crd_is_current() {
-    assert_golden(&root().join("crds/inferenceservices.yaml"), &manifests::crds());
+fn the_crds_are_current() {
+    for (file, make) in manifests::CRD_FILES {
+        assert_golden(&root().join("crds").join(file), &manifests::document(&make()));
+    }
 }
 
 #[test]
