@@ -266,6 +266,13 @@ impl Activator {
         self.known(backend)?.last_wake()
     }
 
+    /// Announces the end before it comes: `/readyz` answers 503 from now on and HTTP/1.1 clients are told to close their
+    /// connections, while everything is served as before. [`Self::serve`]'s shutdown has to follow once whoever sends
+    /// requests here had the time to notice.
+    pub fn announce_end(&self) {
+        self.inner.draining.cancel();
+    }
+
     /// Serves `/livez`, `/readyz`, `/queue` and `/metrics`.
     pub fn admin_router(&self) -> axum::Router {
         crate::admin::router(Arc::clone(&self.inner))
@@ -285,6 +292,11 @@ impl Inner {
     /// Routes were set and the end was not announced.
     pub(crate) fn is_ready(&self) -> bool {
         self.has_routes.load(Ordering::Acquire) && !self.draining.is_cancelled()
+    }
+
+    /// The end was announced.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.draining.is_cancelled()
     }
 
     /// Answers everything that waits with a failure.

@@ -11,7 +11,6 @@ mod admission;
 use std::{collections::VecDeque, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use http::uri::PathAndQuery;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, broadcast, oneshot},
@@ -21,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::admission::{Arrival, Permit};
 use crate::{
-    BackendCounts, BackendId, Config, Endpoint, EndpointId, Event, Protocol, RouteId, WakeError, WakePhases,
+    BackendCounts, BackendId, Config, Endpoint, EndpointId, Event, Probe, Protocol, RouteId, WakeError, WakePhases,
     WakeReason, Waker,
     core::state::{AfterWake, BackendState, EndpointCounts, Grant, Outcome, Pick},
     error::Failure,
@@ -62,7 +61,7 @@ pub(crate) struct Replica {
     pub(crate) id: EndpointId,
     pub(crate) address: SocketAddr,
     pub(crate) protocol: Protocol,
-    pub(crate) probe: PathAndQuery,
+    pub(crate) probe: Probe,
     pub(crate) started: Instant,
     pub(crate) pool: Pool,
     /// Told at each release, for [`crate::Sealed::drained`].

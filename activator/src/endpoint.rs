@@ -16,6 +16,24 @@ pub enum Protocol {
     H2c,
 }
 
+/// How the activator finds out that an endpoint can serve: one that starts, or one that failed under a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// `GET` of this path answers 200 once the endpoint can serve, anything else before.
+    Http(PathAndQuery),
+    /// It can serve once it accepts a connection.
+    Tcp,
+    /// Whoever declares it says so, by declaring it `Ready`: a starting one is not probed. One that failed under a request
+    /// is back once it accepts a connection.
+    Declared,
+}
+
+impl From<PathAndQuery> for Probe {
+    fn from(path: PathAndQuery) -> Self {
+        Self::Http(path)
+    }
+}
+
 /// The life of an endpoint, as seen by whoever declares it. It only ever moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointState {
@@ -36,12 +54,14 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// How to speak to it.
     pub protocol: Protocol,
-    /// Hard limit of requests in flight on it at once (`containerConcurrency`); `None` is unlimited.
+    /// Hard limit of requests in flight on it at once (`containerConcurrency`, or this activator's share of it); `None` is
+    /// unlimited, 0 is an endpoint that is left to other activators. A later declaration may change it: requests in flight
+    /// past a lowered one are finished.
     pub capacity: Option<u32>,
     /// Requests that a replica which never answered may hold at once; doubled at each success up to `capacity`.
     pub initial_capacity: u32,
-    /// `GET` of this path answers 200 once the endpoint can serve this backend, 503 before.
-    pub probe: PathAndQuery,
+    /// When it can serve this backend.
+    pub probe: Probe,
     /// Declared state. The activator itself takes `Starting` to `Ready` when the probe succeeds.
     pub state: EndpointState,
     /// When the platform began to start it; the base of the cold-wake phases.

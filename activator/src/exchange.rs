@@ -185,8 +185,8 @@ impl Exchange {
                     self.finish_wake(first_byte);
                     return Ok(response);
                 }
-                Attempt::Refused(refusal) => {
-                    if self.decide(Cause::QueueFull, &body)? == Decision::PassRefusal {
+                Attempt::Refused(cause, refusal) => {
+                    if self.decide(cause, &body)? == Decision::PassRefusal {
                         return Ok(refusal);
                     }
                 }

@@ -23,6 +23,9 @@ use crate::{
 /// What a runtime says when its queue is full.
 const QUEUE_FULL: &str = "queue-full";
 
+/// What a runtime says that is ending.
+const DRAINING: &str = "draining";
+
 /// Bytes of a refusal that are passed on.
 const REFUSAL_LIMIT: usize = 64 << 10;
 
@@ -34,8 +37,8 @@ pub(crate) enum Attempt {
     Broken(Broken),
     /// None, because the client broke off its body; the endpoint did nothing wrong.
     ClientBroke,
-    /// The endpoint's queue is full; this is what it said.
-    Refused(Response<Content>),
+    /// The endpoint's queue is full, or it is ending; this is what it said.
+    Refused(Cause, Response<Content>),
 }
 
 /// Sends a request to the endpoint of `permit`. A unary answer of at most `hold` bytes is read to its end before it is
@@ -74,8 +77,9 @@ pub(crate) async fn attempt(
         }
     };
     let first_byte = Instant::now();
-    if is_refusal(&response) || (grpc && is_grpc_refusal(response.headers())) {
-        return refused(permit, response).await;
+    let refusal = refusal(&response).or_else(|| grpc.then(|| grpc_refusal(response.headers())).flatten());
+    if let Some(cause) = refusal {
+        return refused(permit, cause, response).await;
     }
     if grpc && response.body().is_end_stream() {
         // A status without more: it has to stay a head that ends the stream.
@@ -87,11 +91,11 @@ pub(crate) async fn attempt(
     }
     let (parts, mut wire) = response.into_parts();
     match replay::hold(&mut wire, hold).await {
-        Ok(Ok(kept)) if grpc && kept.trailers().is_some_and(is_grpc_refusal) => {
-            permit.release(Outcome::Refused);
-            Attempt::Refused(Response::from_parts(parts, replay::held(kept)))
-        }
         Ok(Ok(kept)) => {
+            if let Some(cause) = grpc.then(|| kept.trailers().and_then(grpc_refusal)).flatten() {
+                give_up(permit, cause);
+                return Attempt::Refused(cause, Response::from_parts(parts, replay::held(kept)));
+            }
             permit.release(Outcome::Answered);
             Attempt::Answered(Response::from_parts(parts, replay::held(kept)), first_byte)
         }
@@ -110,14 +114,23 @@ pub(crate) async fn attempt(
     }
 }
 
-/// Reads a refusal, so that its connection can be used again, and cuts the endpoint's allowance. What does not fit is
-/// left off: only a runtime's own short error is expected here.
-async fn refused(permit: Permit, response: Response<Wire>) -> Attempt {
+/// Reads a refusal, so that its connection can be used again. What does not fit is left off: only a runtime's own short
+/// error is expected here.
+async fn refused(permit: Permit, cause: Cause, response: Response<Wire>) -> Attempt {
     let (parts, mut wire) = response.into_parts();
     let body = replay::hold(&mut wire, REFUSAL_LIMIT).await;
-    permit.release(Outcome::Refused);
+    give_up(permit, cause);
     let kept = body.ok().and_then(Result::ok).unwrap_or_default();
-    Attempt::Refused(Response::from_parts(parts, replay::held(kept)))
+    Attempt::Refused(cause, Response::from_parts(parts, replay::held(kept)))
+}
+
+/// An endpoint that is full gets less; one that is ending gets nothing, unless it should answer its probe again.
+fn give_up(permit: Permit, cause: Cause) {
+    if cause == Cause::Draining {
+        permit.fail("it is ending");
+    } else {
+        permit.release(Outcome::Refused);
+    }
 }
 
 fn stream(response: Response<Wire>, permit: Permit, prefix: VecDeque<Bytes>) -> Response<Content> {
@@ -133,20 +146,33 @@ fn stream(response: Response<Wire>, permit: Permit, prefix: VecDeque<Bytes>) -> 
     })
 }
 
-fn is_refusal<B>(response: &Response<B>) -> bool {
-    response.status() == StatusCode::SERVICE_UNAVAILABLE
-        && response
-            .headers()
-            .get(REASON)
-            .is_some_and(|reason| reason == QUEUE_FULL)
+fn refusal<B>(response: &Response<B>) -> Option<Cause> {
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    marked(response.headers())
 }
 
 /// The same as headers or trailers of a gRPC answer say it.
-fn is_grpc_refusal(headers: &HeaderMap) -> bool {
-    headers.get(REASON).is_some_and(|reason| reason == QUEUE_FULL)
-        && headers
-            .get(status::STATUS)
-            .is_some_and(|status| *status == GrpcStatus::Unavailable.value())
+fn grpc_refusal(headers: &HeaderMap) -> Option<Cause> {
+    let status = headers.get(status::STATUS)?;
+    if *status == GrpcStatus::Unavailable.value() {
+        marked(headers)
+    } else {
+        None
+    }
+}
+
+/// The marks of refusals that are not the client's business.
+fn marked(headers: &HeaderMap) -> Option<Cause> {
+    let reason = headers.get(REASON)?;
+    if reason == QUEUE_FULL {
+        Some(Cause::QueueFull)
+    } else if reason == DRAINING {
+        Some(Cause::Draining)
+    } else {
+        None
+    }
 }
 
 /// Path and query without the route's prefix.

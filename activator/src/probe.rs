@@ -7,11 +7,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Scheme};
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
+    uri::{PathAndQuery, Scheme},
+};
 use tokio::time::Instant;
 
 use crate::{
-    Config, Protocol,
+    Config, Probe, Protocol,
     backend::{Backend, Replica},
     body::Outgoing,
     core::state::Pick,
@@ -64,7 +67,11 @@ fn pause(config: &Config, elapsed: Duration) -> Duration {
 
 /// One probe; what the endpoint says of its start if it is ready.
 async fn once(replica: &Arc<Replica>, limits: PoolLimits) -> Option<Startup> {
-    let response = pool::send(replica, replica.protocol, request(replica)?, limits)
+    let Probe::Http(path) = &replica.probe else {
+        let connected = pool::connect(replica.address, limits.connect_timeout).await;
+        return connected.is_ok().then(Startup::default);
+    };
+    let response = pool::send(replica, replica.protocol, request(replica, path)?, limits)
         .await
         .ok()?;
     let ready = response.status() == StatusCode::OK;
@@ -73,9 +80,9 @@ async fn once(replica: &Arc<Replica>, limits: PoolLimits) -> Option<Startup> {
     ready.then_some(startup)
 }
 
-fn request(replica: &Replica) -> Option<Request<Outgoing>> {
+fn request(replica: &Replica, path: &PathAndQuery) -> Option<Request<Outgoing>> {
     let host = replica.address.to_string();
-    let mut uri = Uri::builder().path_and_query(replica.probe.clone());
+    let mut uri = Uri::builder().path_and_query(path.clone());
     if replica.protocol == Protocol::H2c {
         uri = uri.scheme(Scheme::HTTP).authority(host.as_str());
     }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode, header};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -26,6 +26,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// After the drain time: for the 503s of waiting requests to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The next request is to come over another connection, to another activator.
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What requests of one connection share.
 pub(crate) struct Client {
@@ -120,7 +123,14 @@ async fn connection(client: Arc<Client>, stream: TcpStream, shutdown: Cancellati
         .adaptive_window(true);
     let service = service_fn(move |request| {
         let client = Arc::clone(&client);
-        async move { Ok::<_, Infallible>(service::handle(client, request).await) }
+        async move {
+            let last = client.inner.is_ending() && request.version() < http::Version::HTTP_2;
+            let mut response = service::handle(client, request).await;
+            if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, CLOSE);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     // The set polls its one future only when that was woken: polled directly, each wake-up of each connection would

@@ -1,7 +1,7 @@
 //! From a service as declared to what the platform runs and what the activator routes.
 
-use http::uri::PathAndQuery;
-use pilotlight_activator::{BackendId, Predicate, Purity, Route, RouteId, RoutePolicy, WeightedBackend};
+pub(crate) use pilotlight_activator::services::{backend, probe};
+use pilotlight_activator::{Route, services};
 use pilotlight_manifests::Service;
 use serde_json::json;
 
@@ -13,11 +13,6 @@ use crate::{
 
 /// Digits of a revision that are shown; 48 bits tell apart more revisions than anyone rolls.
 const REVISION_DIGITS: usize = 12;
-
-/// The backend of a service: its `namespace/name`.
-pub(crate) fn backend(service: &Service) -> BackendId {
-    BackendId::new(service.key())
-}
 
 /// The workload that serves this model under this service.
 pub(crate) fn workload(service: &Service, model: &Model) -> Workload {
@@ -35,8 +30,7 @@ pub(crate) fn workload(service: &Service, model: &Model) -> Workload {
             timeout: service.timeout,
         },
         capacity,
-        // One batch runs while the next one fills.
-        initial_capacity: capacity.unwrap_or_else(|| batch.saturating_mul(2)),
+        initial_capacity: services::initial_capacity(capacity, batch),
     }
 }
 
@@ -60,14 +54,9 @@ fn revision(service: &Service, digest: &str) -> Revision {
     Revision::new(&whole[..REVISION_DIGITS.min(whole.len())])
 }
 
-/// Where a replica answers whether its model is ready. `None` for a name that doesn't fit a path, which no manifest allows.
-pub(crate) fn probe(model: &str) -> Option<PathAndQuery> {
-    PathAndQuery::try_from(format!("/v2/models/{model}/ready")).ok()
-}
-
 /// The path under which a service is reached whatever its host.
 pub(crate) fn path_prefix(service: &Service) -> String {
-    format!("/serving/{}/{}", service.namespace, service.name)
+    services::path_prefix(&service.namespace, &service.name)
 }
 
 /// The routes of all services.
@@ -75,37 +64,8 @@ pub(crate) fn routes(declared: &Declared, domain: &str) -> Vec<Route> {
     declared
         .services
         .values()
-        .map(|service| route(service, domain))
+        .map(|service| services::route(service, domain))
         .collect()
-}
-
-/// The route of a service: its hosts, its path and its model's name.
-pub(crate) fn route(service: &Service, domain: &str) -> Route {
-    Route {
-        id: RouteId::new(service.key()),
-        predicate: Predicate {
-            hosts: service.hosts(domain).map(|host| host.to_ascii_lowercase()).to_vec(),
-            path_prefixes: vec![path_prefix(service)],
-            headers: Vec::new(),
-            model_name: Some(service.name.clone()),
-        },
-        backends: vec![WeightedBackend {
-            backend: backend(service),
-            weight: 100,
-        }],
-        policy: RoutePolicy {
-            max_waiting: service.activation.max_waiting,
-            max_waiting_bytes: service.activation.max_waiting_bytes,
-            wait_timeout: service.activation.wait_timeout,
-            purity: if service.activation.pure {
-                Purity::Inference
-            } else {
-                Purity::Opaque
-            },
-            replay_limit: service.activation.replay_limit,
-            ..RoutePolicy::default()
-        },
-    }
 }
 
 #[cfg(test)]
@@ -141,25 +101,5 @@ mod tests {
         let mut with_env = base.clone();
         with_env.env.insert("A".into(), "b".into());
         assert_ne!(first, revision(&with_env));
-    }
-
-    #[test]
-    fn a_fresh_replica_may_hold_two_batches_or_its_concurrency() {
-        let mut service = service("iris");
-        assert_eq!(workload(&service, &model("a", "d")).initial_capacity, 64);
-        service.container_concurrency = std::num::NonZeroU32::new(3);
-        let limited = workload(&service, &model("a", "d"));
-        assert_eq!((limited.capacity, limited.initial_capacity), (Some(3), 3));
-    }
-
-    #[test]
-    fn a_service_is_reached_by_host_path_and_name() {
-        let predicate = route(&service("iris"), "example.com").predicate;
-        assert_eq!(
-            predicate.hosts,
-            ["iris.default.example.com", "iris-default.example.com"]
-        );
-        assert_eq!(predicate.path_prefixes, ["/serving/default/iris"]);
-        assert_eq!(predicate.model_name.as_deref(), Some("iris"));
     }
 }

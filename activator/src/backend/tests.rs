@@ -48,7 +48,7 @@ fn endpoint(id: &str, capacity: u32) -> Endpoint {
         protocol: Protocol::H1,
         capacity: Some(capacity),
         initial_capacity: capacity,
-        probe: PathAndQuery::from_static("/"),
+        probe: http::uri::PathAndQuery::from_static("/").into(),
         state: EndpointState::Ready,
         started: Instant::now(),
     }

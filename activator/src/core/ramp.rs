@@ -27,6 +27,19 @@ impl Ramp {
         }
     }
 
+    /// The hard limit has changed. What it has learnt of the endpoint stays, within the new limit; one that was held by the
+    /// old limit starts to grow towards the new one from at least `initial`.
+    pub(crate) fn bound(&mut self, initial: u32, capacity: Option<u32>) {
+        let hard = capacity.unwrap_or(u32::MAX).max(1);
+        if self.threshold >= self.hard {
+            self.threshold = hard;
+            self.limit = self.limit.max(initial);
+        }
+        self.hard = hard;
+        self.limit = self.limit.clamp(1, hard);
+        self.threshold = self.threshold.min(hard);
+    }
+
     /// Requests it may hold now.
     pub(crate) fn limit(&self) -> u32 {
         self.limit
@@ -93,6 +106,26 @@ mod tests {
             ramp.succeeded();
         }
         assert_eq!(ramp.limit(), 128);
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_hard_limit_holds_at_once(
+            before in proptest::option::of(0u32..300),
+            after in proptest::option::of(0u32..300),
+            initial in 0u32..100,
+            cut in proptest::option::of(0u32..300),
+        ) {
+            let mut ramp = Ramp::new(initial, before);
+            if let Some(in_flight) = cut {
+                ramp.cut(in_flight);
+            }
+            let limit = ramp.limit();
+            ramp.bound(initial, after);
+            prop_assert!((1..=after.unwrap_or(u32::MAX).max(1)).contains(&ramp.limit()));
+            let was_cut = limit < before.unwrap_or(u32::MAX).max(1) && cut.is_some();
+            prop_assert!(!was_cut || ramp.limit() <= limit, "a cut endpoint grew by a changed limit");
+        }
     }
 
     #[test]

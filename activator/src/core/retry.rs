@@ -15,6 +15,8 @@ pub(crate) enum Cause {
     AnswerCut,
     /// The endpoint refused it because its queue is full.
     QueueFull,
+    /// The endpoint refused it because it is ending.
+    Draining,
     /// This process has no file descriptor, port or memory left for a connection; the endpoint did nothing wrong.
     NoResources,
 }
@@ -22,12 +24,13 @@ pub(crate) enum Cause {
 impl Cause {
     /// All of them, in the order of the documentation.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::ConnectFailed,
         Self::Unsent,
         Self::Reset,
         Self::AnswerCut,
         Self::QueueFull,
+        Self::Draining,
         Self::NoResources,
     ];
 
@@ -39,13 +42,14 @@ impl Cause {
             Self::Reset => "reset",
             Self::AnswerCut => "answer-cut",
             Self::QueueFull => "queue-full",
+            Self::Draining => "draining",
             Self::NoResources => "no-resources",
         }
     }
 
     /// Whether it says nothing about the endpoint's health, so that the request goes again without counting a try.
     pub(crate) fn is_overload(self) -> bool {
-        matches!(self, Self::QueueFull | Self::NoResources)
+        matches!(self, Self::QueueFull | Self::Draining | Self::NoResources)
     }
 
     /// Whether the endpoint may have acted on the request.
@@ -84,7 +88,7 @@ pub(crate) fn decide(cause: Cause, attempted: Attempted) -> Decision {
     if cause.is_overload() && attempted.intact {
         return Decision::Again;
     }
-    if cause == Cause::QueueFull {
+    if matches!(cause, Cause::QueueFull | Cause::Draining) {
         return Decision::PassRefusal;
     }
     if !attempted.intact || (cause.may_have_run() && !attempted.pure) {
@@ -118,7 +122,7 @@ mod tests {
                 prop_assert!(failed < max_tries || cause.is_overload());
             }
             if decision == Decision::PassRefusal {
-                prop_assert_eq!(cause, Cause::QueueFull);
+                prop_assert!(matches!(cause, Cause::QueueFull | Cause::Draining));
             }
         }
     }

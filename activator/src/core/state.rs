@@ -14,7 +14,7 @@ use super::{
     ramp::Ramp,
     waking::{Answer, Waking},
 };
-use crate::{BackendCounts, Endpoint, EndpointId, EndpointState, WakeError};
+use crate::{BackendCounts, Endpoint, EndpointId, EndpointState, Probe, WakeError};
 
 /// A place on an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl<E> Slot<E> {
     fn load(&self) -> Load {
         Load {
             in_flight: self.in_flight,
-            room: self.ready() && !self.paused && self.in_flight < self.ramp.limit(),
+            room: self.ready() && !self.paused && self.spec.capacity != Some(0) && self.in_flight < self.ramp.limit(),
         }
     }
 }
@@ -400,6 +400,10 @@ impl<E: Clone, W> BackendState<E, W> {
                     slot.health = Health::Ready;
                 }
                 slot.spec.state = slot.spec.state.max(spec.state);
+                if slot.spec.capacity != spec.capacity {
+                    slot.spec.capacity = spec.capacity;
+                    slot.ramp.bound(spec.initial_capacity, spec.capacity);
+                }
                 continue;
             }
             let endpoint = make(&spec);
@@ -410,7 +414,7 @@ impl<E: Clone, W> BackendState<E, W> {
             } else {
                 Health::Starting
             };
-            if spec.state == EndpointState::Starting {
+            if spec.state == EndpointState::Starting && spec.probe != Probe::Declared {
                 probe.push(Pick {
                     key,
                     endpoint: endpoint.clone(),

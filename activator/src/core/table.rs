@@ -60,6 +60,17 @@ pub enum RouteError {
     },
 }
 
+impl RouteError {
+    /// The route without which the table would be good as far as this error goes; of two that collide the later one.
+    pub fn route(&self) -> &RouteId {
+        match self {
+            Self::Duplicate(route) | Self::Unreachable(route) | Self::NoBackend(route) => route,
+            Self::HostCollision { second, .. } | Self::PrefixCollision { second, .. } => second,
+            Self::InvalidHost { route, .. } | Self::InvalidPrefix { route, .. } => route,
+        }
+    }
+}
+
 /// What a match needs to know of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<'a> {

@@ -23,8 +23,8 @@ use hyper_util::{
     server::conn::auto,
 };
 use pilotlight_activator::{
-    Activator, BackendId, Config, Endpoint, EndpointId, EndpointState, Predicate, Protocol, Purity, Route, RouteId,
-    RoutePolicy, WakeError, Waker, WeightedBackend,
+    Activator, BackendId, Config, Endpoint, EndpointId, EndpointState, Predicate, Probe, Protocol, Purity, Route,
+    RouteId, RoutePolicy, WakeError, Waker, WeightedBackend,
 };
 use tokio::{
     net::TcpListener,
@@ -187,7 +187,7 @@ pub fn endpoint(runtime: SocketAddr) -> Endpoint {
         protocol: Protocol::H1,
         capacity: None,
         initial_capacity: 64,
-        probe: "/ready".parse().unwrap(),
+        probe: Probe::Http("/ready".parse().unwrap()),
         state: EndpointState::Starting,
         started: Instant::now(),
     }

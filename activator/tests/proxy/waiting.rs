@@ -110,7 +110,7 @@ async fn an_endpoint_that_says_not_ready_is_asked_again() {
     }))
     .await;
     let mut starting = endpoint(runtime.address);
-    starting.probe = "/v2/ready".parse().unwrap();
+    starting.probe = pilotlight_activator::Probe::Http("/v2/ready".parse().unwrap());
     stage.activator.set_endpoints(&backend(), vec![starting]);
     let request = stage.infer("x");
     stage.until("it was probed", |_| runtime.requests() > 2).await;

@@ -79,7 +79,10 @@ async fn a_replica_inherits_its_listener_and_a_minimal_environment() {
         "it listens already"
     );
     assert_eq!(replica.endpoint.state, EndpointState::Starting);
-    assert_eq!(replica.endpoint.probe, "/v2/models/iris/ready");
+    assert_eq!(
+        replica.endpoint.probe,
+        pilotlight_activator::Probe::Http("/v2/models/iris/ready".parse().unwrap())
+    );
     assert_eq!(replica.endpoint.initial_capacity, 64);
     assert_eq!(platform.processes(), 1);
 }
