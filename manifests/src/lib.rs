@@ -14,6 +14,7 @@ mod crd;
 mod documents;
 mod duration;
 pub mod effective;
+pub mod failure;
 mod fault;
 pub mod keda;
 mod known;
