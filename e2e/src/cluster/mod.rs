@@ -1,0 +1,128 @@
+//! A real Kubernetes with Pilotlight in it: one for each test binary, started by the first test that asks for it.
+//!
+//! [`Cluster::shared`] starts `e2e/cluster/up`, or takes the cluster that `KUBECONFIG` names, installs `manifests/install` with the
+//! binary under test as its image, and moves the calling thread into the cluster's network: from then on Service and pod addresses are
+//! reached from it as from a node. A test works in a [`Namespace`] of its own.
+//!
+//! A cluster that can't start fails every test that needs it, with the reason.
+//!
+//! | variable | with `KUBECONFIG`: |
+//! |---|---|
+//! | `PILOTLIGHT_E2E_IMAGE` | the image to test, which its nodes can pull |
+//! | `PILOTLIGHT_E2E_MODELS` | a folder on its nodes that holds the files of `manifests/examples` and `e2e/fixtures` |
+//!
+//! The tests have to run where its Service and pod addresses can be reached.
+
+mod dns;
+mod grpc;
+mod install;
+mod kubectl;
+mod namespace;
+mod own;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+pub use grpc::infer_flowers;
+pub use kubectl::Kubectl;
+pub use namespace::{Namespace, Pod, condition};
+use own::Own;
+
+/// Namespace of the platform.
+pub const SYSTEM: &str = "pilotlight-system";
+/// Deployment and Service of the activators.
+pub const ACTIVATOR: &str = "pilotlight-activator";
+/// Deployment of the controllers.
+pub const CONTROLLER: &str = "pilotlight-controller";
+
+/// A cluster with Pilotlight installed.
+#[derive(Debug)]
+pub struct Cluster {
+    kubectl: Kubectl,
+    /// Where nodes have the model files.
+    models: PathBuf,
+    /// `None` for a cluster that was there before.
+    own: Option<Own>,
+    /// ClusterIP of the activators' Service.
+    activator: String,
+}
+
+impl Cluster {
+    /// The cluster of this test binary, started if need be, with the calling thread in its network. Panics where it can't start.
+    ///
+    /// For a runtime on one thread, `#[tokio::test]`: other threads stay where they are.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
+        let shared = SHARED.get_or_init(Self::start);
+        let cluster = shared
+            .as_ref()
+            .unwrap_or_else(|reason| panic!("the test cluster can't start: {reason}"));
+        cluster.enter().unwrap_or_else(|reason| panic!("{reason}"));
+        cluster
+    }
+
+    /// Runs `kubectl`.
+    pub fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    /// The folder with model files, as nodes see it.
+    pub fn models(&self) -> &Path {
+        &self.models
+    }
+
+    /// A URL at the activators' Service.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.activator)
+    }
+
+    /// The processes of a cluster of our own. Panics in another one, whose nodes are not ours to look into.
+    pub fn own(&self) -> &Own {
+        let own = self.own.as_ref();
+        own.expect("this test ends processes of the node, so it needs a cluster of its own: unset KUBECONFIG")
+    }
+
+    /// The address of a name as the cluster's DNS tells it. `None` where it knows none.
+    pub async fn resolve(&self, name: &str) -> Option<std::net::Ipv4Addr> {
+        let server = self
+            .kubectl
+            .get("--namespace kube-system service kube-dns", "{.spec.clusterIP}")
+            .await;
+        let server = server.parse().expect("DNS has an address");
+        dns::resolve(server, name).await
+    }
+
+    fn start() -> Result<Self, String> {
+        let given = std::env::var_os("KUBECONFIG");
+        let (own, kubectl, models, image) = if let Some(config) = given {
+            let variable = |name| std::env::var(name).map_err(|_| format!("KUBECONFIG is set, so {name} has to be"));
+            let models = PathBuf::from(variable("PILOTLIGHT_E2E_MODELS")?);
+            (
+                None,
+                Kubectl::new("kubectl".into(), config),
+                models,
+                variable("PILOTLIGHT_E2E_IMAGE")?,
+            )
+        } else {
+            let own = Own::start()?;
+            own.enter()?;
+            let (kubectl, models) = (own.kubectl(), own.models());
+            (Some(own), kubectl, models, own::IMAGE.to_owned())
+        };
+        install::install(&kubectl, &image)?;
+        let address = format!("--namespace {SYSTEM} service {ACTIVATOR}");
+        let activator = kubectl.now(&format!("get {address} -o jsonpath={{.spec.clusterIP}}"), "")?;
+        Ok(Self {
+            kubectl,
+            models,
+            own,
+            activator,
+        })
+    }
+
+    fn enter(&self) -> Result<(), String> {
+        self.own.as_ref().map_or(Ok(()), Own::enter)
+    }
+}

@@ -1,0 +1,154 @@
+//! The way of a service: applied, Ready, asked through every door, left alone, gone to zero, asked again.
+
+use pilotlight_e2e::{
+    LIMIT,
+    client::{self, flowers_v1},
+    cluster::{Cluster, Namespace, condition, infer_flowers},
+    until,
+};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_service_in_the_cluster_sleeps_and_the_next_request_is_answered() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "way").await;
+    home.deploy(&[home.service("iris", "iris.onnx")]).await;
+    home.flowers("iris").send().await.unwrap();
+    assert!(!home.pods("iris").await.is_empty());
+
+    home.asleep("iris").await;
+    let asleep = home.get("iris").await;
+    assert_eq!(condition(&asleep, "Ready")["status"], "True", "{asleep}");
+    assert_eq!(
+        asleep["status"]["modelStatus"]["states"]["targetModelState"], "Standby",
+        "{asleep}"
+    );
+
+    home.flowers("iris").send().await.unwrap();
+    until("the service is loaded", LIMIT, async || {
+        home.get("iris").await["status"]["modelStatus"]["states"]["targetModelState"] == "Loaded"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_door_in_the_cluster_leads_to_the_same_model() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "doors").await;
+    home.deploy(&[home.service("iris", "iris.onnx").min(1)]).await;
+    let namespace = home.name().to_owned();
+    let right = json!({ "predictions": [1, 1] });
+
+    let by_path = client::post(&home.predict_url("iris"), &flowers_v1()).await;
+    assert_eq!(by_path.json(), right);
+    let v1 = cluster.url("/v1/models/iris:predict");
+    let host = format!("iris.{namespace}.example.com");
+    let by_host = client::post_to_host(&v1, Some(&host), &flowers_v1()).await;
+    assert_eq!(by_host.json(), right);
+
+    for form in ["", ".svc", ".svc.cluster.local"] {
+        let name = format!("iris-predictor.{namespace}{form}");
+        let address = cluster
+            .resolve(&format!("iris-predictor.{namespace}.svc.cluster.local"))
+            .await;
+        let address = address.expect("the service has a name in DNS");
+        let url = format!("http://{address}/v1/models/iris:predict");
+        let by_name = client::post_to_host(&url, Some(&name), &flowers_v1()).await;
+        assert_eq!(by_name.json(), right, "{name}");
+        assert_eq!(infer_flowers(address, &name, "iris").await.unwrap(), [1, 1], "{name}");
+    }
+    let activators = cluster
+        .resolve("pilotlight-activator.pilotlight-system.svc.cluster.local")
+        .await;
+    let activators = activators.expect("the activators have a name in DNS");
+    assert_eq!(infer_flowers(activators, &host, "iris").await.unwrap(), [1, 1]);
+}
+
+#[tokio::test]
+async fn a_pod_asks_a_sleeping_model_by_its_name_in_the_cluster() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "pod").await;
+    home.deploy(&[home.service("iris", "iris.onnx")]).await;
+    home.asleep("iris").await;
+    let status = home.get("iris").await;
+    let address = status["status"]["address"]["url"]
+        .as_str()
+        .expect("the status has an address")
+        .to_owned();
+    let controller = "--namespace pilotlight-system deployment pilotlight-controller";
+    let image = cluster
+        .kubectl()
+        .get(controller, "{.spec.template.spec.containers[0].image}")
+        .await;
+
+    cluster
+        .kubectl()
+        .apply(&format!(
+            r#"apiVersion: v1
+kind: Pod
+metadata: {{name: client, namespace: {}}}
+spec:
+  restartPolicy: Never
+  securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
+  containers:
+    - name: client
+      image: {image}
+      args: [predict, iris, --url, "{address}", --data, '{{"instances": [[6.8, 2.8, 4.8, 1.4]]}}']
+      securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+"#,
+            home.name()
+        ))
+        .await;
+    home.kubectl("wait pod/client --for=jsonpath={.status.phase}=Succeeded --timeout=30s")
+        .await;
+    assert!(home.kubectl("logs client").await.contains("predictions"), "{address}");
+}
+
+#[tokio::test]
+async fn kubectl_shows_what_kserve_shows() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "columns").await;
+    home.deploy(&[home.service("iris", "iris.onnx").min(1)]).await;
+
+    let table = home.kubectl("get isvc").await;
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let head = [
+        "NAME",
+        "URL",
+        "READY",
+        "PREV",
+        "LATEST",
+        "PREVROLLEDOUTREVISION",
+        "LATESTREADYREVISION",
+        "AGE",
+    ];
+    assert_eq!(lines[0], head, "{table}");
+    let url = format!("http://iris.{}.example.com", home.name());
+    assert_eq!(lines[1][..3], ["iris", &*url, "True"], "{table}");
+
+    let deployment = home.kubectl("get deployment iris-predictor -o json").await;
+    let deployment: serde_json::Value = serde_json::from_str(&deployment).unwrap();
+    assert_eq!(
+        deployment["metadata"]["ownerReferences"][0]["name"], "iris",
+        "{deployment}"
+    );
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["name"], "kserve-container", "{deployment}");
+}
+
+#[tokio::test]
+async fn a_deleted_service_leaves_nothing_behind() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "deletion").await;
+    home.deploy(&[home.service("iris", "iris.onnx").min(1)]).await;
+    home.kubectl("delete isvc iris --wait=false").await;
+    until("every object of the service is gone", LIMIT, async || {
+        let kinds = "deployments,services,endpointslices,poddisruptionbudgets,pods";
+        home.kubectl(&format!("get {kinds} -o name")).await.is_empty()
+    })
+    .await;
+    until("its route is gone", LIMIT, async || {
+        client::post(&home.predict_url("iris"), &flowers_v1()).await.status == 404
+    })
+    .await;
+}

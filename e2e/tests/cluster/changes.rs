@@ -1,0 +1,217 @@
+//! Whatever changes under load, no request fails.
+
+use std::time::Duration;
+
+use pilotlight_e2e::{
+    LIMIT, Load, Outcome,
+    cluster::{ACTIVATOR, CONTROLLER, Cluster, Namespace, SYSTEM},
+    processes, until,
+};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const CLIENTS: usize = 8;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Clients that ask the service without pause while `change` happens and for a second after it.
+async fn under_load(home: &Namespace, service: &str, change: impl Future<Output = ()>) -> Outcome {
+    let ask = home.flowers(service);
+    let load = Load::start(CLIENTS, PAUSE, move |_, _| ask.clone());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    change.await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.stop().await
+}
+
+#[tokio::test]
+async fn a_rollout_in_the_cluster_loses_no_request() {
+    let home = Namespace::new(Cluster::shared(), "rollout").await;
+    let service = home.service("iris", "iris.onnx").min(2).max(2);
+    home.deploy(std::slice::from_ref(&service)).await;
+    let before = home.settled("iris", 2).await;
+    let outcome = under_load(&home, "iris", async {
+        home.deploy(&[service.model("pvc://models/iris-forest.onnx")]).await;
+        until("both pods are new", LIMIT, async || {
+            let pods = home.pods("iris").await;
+            pods.len() == 2
+                && pods
+                    .iter()
+                    .all(|pod| pod.ready && !before.iter().any(|old| old.uid == pod.uid))
+        })
+        .await;
+    })
+    .await;
+    outcome.assert_none_lost(100);
+}
+
+#[tokio::test]
+async fn a_canary_takes_its_share_and_is_promoted_without_loss() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "canary").await;
+    let service = home.service("iris", "iris.onnx").min(1);
+    home.deploy(std::slice::from_ref(&service)).await;
+    let canary = service.model("pvc://models/iris-forest.onnx");
+    let outcome = under_load(&home, "iris", async {
+        home.deploy(&[canary.clone().field("canaryTrafficPercent", "50")]).await;
+        until("stable and canary have a pod each", LIMIT, async || {
+            let list = home.kubectl("get deployments -o json").await;
+            let list: Value = serde_json::from_str(&list).expect("kubectl writes JSON");
+            let deployments = list["items"].as_array().cloned().unwrap_or_default();
+            deployments.len() == 2 && deployments.iter().all(|one| one["status"]["readyReplicas"] == 1)
+        })
+        .await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        home.deploy(&[canary]).await;
+        until("the canary's deployment is gone", LIMIT, async || {
+            home.kubectl("get deployments -o name").await.lines().count() == 1
+        })
+        .await;
+    })
+    .await;
+    outcome.assert_none_lost(100);
+}
+
+#[tokio::test]
+async fn an_eviction_drains_the_pod_first() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "eviction").await;
+    home.deploy(&[home.service("iris", "iris.onnx").min(2).max(2)]).await;
+    let before = home.settled("iris", 2).await;
+    let outcome = under_load(&home, "iris", async {
+        for pod in &before {
+            evict(cluster, &home, &pod.name).await;
+            until("the evicted pod is replaced", LIMIT, async || {
+                let pods = home.pods("iris").await;
+                pods.len() == 2 && pods.iter().all(|now| now.ready && now.uid != pod.uid)
+            })
+            .await;
+        }
+    })
+    .await;
+    outcome.assert_none_lost(100);
+}
+
+/// Asks the Eviction API, which refuses what a budget forbids.
+async fn evict(cluster: &Cluster, home: &Namespace, pod: &str) {
+    let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", home.name());
+    let body = format!(
+        r#"{{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {{"name": "{pod}", "namespace": "{}"}}}}"#,
+        home.name()
+    );
+    let said = cluster.kubectl().run(&format!("create --raw {path} -f -"), &body).await;
+    said.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[tokio::test]
+async fn a_killed_pod_loses_no_request() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "kill").await;
+    home.deploy(&[home.service("iris", "iris.onnx").min(2).max(2)]).await;
+    let pods = home.settled("iris", 2).await;
+    let outcome = under_load(&home, "iris", async {
+        for pod in &pods {
+            let process = cluster.own().process_of(&pod.uid).expect("the pod runs");
+            processes::signal(process, Signal::KILL);
+            until("the container runs again", LIMIT, async || {
+                let again = cluster.own().process_of(&pod.uid);
+                again.is_some_and(|now| now != process)
+            })
+            .await;
+            home.settled("iris", 2).await;
+        }
+    })
+    .await;
+    outcome.assert_none_lost(100);
+}
+
+#[tokio::test]
+async fn a_restarted_controller_changes_nothing_for_clients() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "controller").await;
+    home.deploy(&[home.service("iris", "iris.onnx"), home.service("other", "iris.onnx")])
+        .await;
+    home.asleep("other").await;
+    let outcome = under_load(&home, "iris", async {
+        cluster
+            .kubectl()
+            .must(&format!(
+                "--namespace {SYSTEM} delete pods --selector app={CONTROLLER} --wait=false"
+            ))
+            .await;
+        // A wake needs no controller.
+        home.flowers("other").send().await.unwrap();
+        cluster
+            .kubectl()
+            .must(&format!(
+                "--namespace {SYSTEM} rollout status deployment/{CONTROLLER} --timeout=60s"
+            ))
+            .await;
+    })
+    .await;
+    outcome.assert_none_lost(50);
+    home.asleep("iris").await;
+}
+
+#[tokio::test]
+async fn activators_restart_one_after_the_other_without_loss() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "activators").await;
+    home.deploy(&[home.service("iris", "iris.onnx").min(1)]).await;
+    let outcome = under_load(&home, "iris", async {
+        let deployment = format!("--namespace {SYSTEM} rollout");
+        cluster
+            .kubectl()
+            .must(&format!("{deployment} restart deployment/{ACTIVATOR}"))
+            .await;
+        cluster
+            .kubectl()
+            .must(&format!("{deployment} status deployment/{ACTIVATOR} --timeout=120s"))
+            .await;
+    })
+    .await;
+    outcome.assert_none_lost(100);
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_is_not_noticed_by_clients() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "apiserver").await;
+    home.deploy(&[
+        home.service("iris", "iris.onnx").min(1),
+        home.service("other", "iris.onnx"),
+    ])
+    .await;
+    home.asleep("other").await;
+    let outcome = under_load(&home, "iris", async {
+        let process = cluster.own().api_server();
+        processes::signal(process, Signal::KILL);
+        until("the API server is back", LIMIT, async || {
+            cluster.kubectl().run("get --raw /readyz", "").await.is_ok()
+        })
+        .await;
+        // Watches come back by themselves: a sleeping model is woken by a request that comes now.
+        home.flowers("other").send().await.unwrap();
+    })
+    .await;
+    outcome.assert_none_lost(100);
+    home.asleep("other").await;
+}
+
+#[tokio::test]
+async fn a_scale_down_ends_no_busy_pod() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "down").await;
+    home.deploy(&[home.service("iris", "iris.onnx").concurrency(1).max(3)])
+        .await;
+    let ask = home.flowers("iris");
+    let (crowd, few) = (ask.clone(), ask);
+    let load = Load::start(1, Duration::from_millis(100), move |_, _| few.clone());
+    let burst = Load::start(6, Duration::ZERO, move |_, _| crowd.clone());
+    until("the burst has brought pods", LIMIT, async || {
+        home.pods("iris").await.len() > 1
+    })
+    .await;
+    burst.stop().await.assert_none_lost(50);
+    until("one pod is left", LIMIT, async || home.pods("iris").await.len() == 1).await;
+    load.stop().await.assert_none_lost(20);
+}

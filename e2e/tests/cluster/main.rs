@@ -1,0 +1,7 @@
+//! Pilotlight on a real Kubernetes: API server, scheduler, kubelet, containerd. One cluster for all of these stories.
+
+mod answers;
+mod changes;
+mod crowds;
+mod faults;
+mod trace;
