@@ -2,18 +2,26 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help up test bench lint fmt doc licences tools python
+.PHONY: help up cluster test e2e-cluster bench lint fmt doc licences tools python cluster-programs
 
 help:        ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 up: tools    ## serve manifests/examples on 127.0.0.1:8080 (admin 9090)
 	cargo run --release -- up manifests/examples
 
-test: tools python  ## unit, property and end-to-end tests
+cluster: tools cluster-programs ## a one-node Kubernetes with Pilotlight and the examples, and a shell in it (root)
+	cargo build
+	e2e/cluster/playground target/debug/pilotlight
+
+test: tools python cluster-programs ## unit, property and end-to-end tests
 	cargo build --workspace --all-targets
 	cargo test --workspace --exclude pilotlight-e2e --no-fail-fast
 	cargo test --package pilotlight-e2e --no-fail-fast -- --test-threads=1
+
+e2e-cluster: tools cluster-programs ## end-to-end tests on a real Kubernetes, or on the one that KUBECONFIG names
+	cargo build
+	cargo test --package pilotlight-e2e --test cluster --no-fail-fast -- --test-threads=1
 
 bench: tools ## proxy against HAProxy, wakes from zero, memory of an idle platform
 	cargo build --release --workspace
@@ -31,6 +39,9 @@ doc: tools   ## API documentation, warnings denied
 
 licences: tools ## every dependency's licence against deny.toml
 	e2e/licences
+
+cluster-programs: # unless the tests are given a cluster
+	@[ -n "$$KUBECONFIG" ] || { .ci/tools cluster && nice e2e/cluster/build >/dev/null; }
 
 python: tools ## the Python environment that the tests compare with
 	e2e/python/setup.sh

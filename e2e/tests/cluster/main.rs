@@ -4,4 +4,5 @@ mod answers;
 mod changes;
 mod crowds;
 mod faults;
+mod itself;
 mod trace;
