@@ -1,8 +1,11 @@
 # Two commands do everything: `make up` serves the examples, `make test` passes the tests.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+IMAGE ?= pilotlight:0.1.0
+# Static, so that it needs no base image.
+TRIPLE = $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help up cluster test e2e-cluster bench lint fmt doc licences tools python cluster-programs
+.PHONY: help up cluster test e2e-cluster image bench lint fmt doc licences tools python cluster-programs
 
 help:        ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -22,6 +25,13 @@ test: tools python cluster-programs ## unit, property and end-to-end tests
 e2e-cluster: tools cluster-programs ## end-to-end tests on a real Kubernetes, or on the one that KUBECONFIG names
 	cargo build
 	cargo test --package pilotlight-e2e --test cluster --no-fail-fast -- --test-threads=1
+
+image: tools ## the container image pilotlight:0.1.0, with buildah, podman or docker
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target $(TRIPLE)
+	mkdir -p target/image
+	cp target/$(TRIPLE)/release/pilotlight /etc/ssl/certs/ca-certificates.crt target/image/
+	$(or $(BUILDER),$(firstword $(foreach tool,buildah podman docker,$(shell command -v $(tool))))) build --file Containerfile \
+		--tag $(IMAGE) target/image
 
 bench: tools ## proxy against HAProxy, wakes from zero, memory of an idle platform
 	cargo build --release --workspace

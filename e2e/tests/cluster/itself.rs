@@ -16,7 +16,9 @@ async fn a_second_cluster_stands_beside_the_first_and_ends_with_its_parent() {
         .prefix("pilotlight-cluster-")
         .tempdir()
         .unwrap();
-    for signal in [Signal::TERM, Signal::KILL] {
+    // One that was killed leaves its folder and its cgroups; the next one frees them.
+    for signal in [Signal::KILL, Signal::TERM] {
+        fs::remove_file(folder.path().join("ready")).ok();
         let mut second = up(folder.path());
         until("the second cluster is ready", LIMIT, async || {
             folder.path().join("ready").exists()
@@ -28,8 +30,8 @@ async fn a_second_cluster_stands_beside_the_first_and_ends_with_its_parent() {
         processes::signal(second.id(), signal);
         second.wait().unwrap();
         until("no process of it is left", LIMIT, async || !lives_in(&network)).await;
-        fs::remove_dir_all(folder.path()).ok();
     }
+    assert!(!folder.path().exists(), "its state is left");
     let nodes = first.kubectl().must("get nodes").await;
     assert!(nodes.contains(" Ready"), "{nodes}");
 }
