@@ -33,7 +33,7 @@ image: tools ## the container image pilotlight:0.1.0, with buildah, podman or do
 	$(or $(BUILDER),$(firstword $(foreach tool,buildah podman docker,$(shell command -v $(tool))))) build --file Containerfile \
 		--tag $(IMAGE) target/image
 
-bench: tools ## proxy against HAProxy, wakes from zero, memory of an idle platform
+bench: tools cluster-programs ## proxy against HAProxy, wakes from zero here and in a cluster, memory of an idle platform
 	cargo build --release --workspace
 	e2e/benches/run
 

@@ -4,9 +4,11 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{Ipv4Addr, SocketAddr},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::Instant;
 
 /// A runtime process: a child of `up` that serves, not one that only checks a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +75,22 @@ pub fn listens_on(pid: u32) -> Option<SocketAddr> {
     })
 }
 
+/// When a process was started, to 10 ms. Panics when it is gone.
+pub fn started(pid: u32) -> Instant {
+    let now = Instant::now();
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let uptime: Option<f64> = uptime.split(' ').next().and_then(|text| text.parse().ok());
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The 22nd field, the 20th behind the name: hundredths of a second after boot.
+    let ticks = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse::<f64>().ok());
+    let (Some(uptime), Some(ticks)) = (uptime, ticks) else {
+        panic!("process {pid} is gone");
+    };
+    now - Duration::from_secs_f64((uptime - ticks / 100.0).max(0.0))
+}
+
 fn runtime(pid: u32) -> Option<Runtime> {
     let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
     let args: Vec<&str> = line.split('\0').collect();
@@ -112,6 +130,17 @@ mod tests {
         child.wait().unwrap();
         assert!(!children(std::process::id()).contains(&child.id()));
         assert!(!alive(child.id()));
+    }
+
+    #[test]
+    fn a_process_was_started_when_it_was() {
+        let before = Instant::now();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let started = started(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let coarse = Duration::from_millis(30);
+        assert!(started + coarse > before && started < Instant::now() + coarse);
     }
 
     #[test]

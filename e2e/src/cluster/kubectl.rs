@@ -73,6 +73,12 @@ impl Kubectl {
         serde_json::from_str(&text).expect("kubectl writes JSON")
     }
 
+    /// `kubectl proxy`: the API server without credentials on a port of loopback, until the process is dropped.
+    pub fn proxy(&self, port: u16) -> tokio::process::Child {
+        let mut command = tokio::process::Command::from(self.command(&format!("proxy --port={port}")));
+        command.kill_on_drop(true).spawn().expect("kubectl starts")
+    }
+
     fn command(&self, args: &str) -> Command {
         let mut command = Command::new(&self.program);
         command

@@ -85,13 +85,14 @@ impl Own {
         pids().find(|pid| ours(*pid)).expect("the API server runs")
     }
 
-    /// The `pilotlight` process in the pod of this uid. `None` once it has ended.
-    pub fn process_of(&self, pod: &str) -> Option<u32> {
+    /// The process of the program `name` in the pod of this uid: `pilotlight`, or `pause`, the sandbox's. `None` once it has ended.
+    pub fn process_of(&self, pod: &str, name: &str) -> Option<u32> {
+        let program = format!("/{name}\0").into_bytes();
         let cgroup = format!("pod{pod}");
         let ours = |pid: u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            line.starts_with(b"/pilotlight\0") && group.contains(&self.name) && group.contains(&cgroup)
+            line.starts_with(&program) && group.contains(&self.name) && group.contains(&cgroup)
         };
         pids().find(|pid| ours(*pid))
     }

@@ -110,10 +110,10 @@ async fn a_killed_pod_loses_no_request() {
     let pods = home.settled("iris", 2).await;
     let outcome = under_load(&home, "iris", async {
         for pod in &pods {
-            let process = cluster.own().process_of(&pod.uid).expect("the pod runs");
+            let process = cluster.own().process_of(&pod.uid, "pilotlight").expect("the pod runs");
             processes::signal(process, Signal::KILL);
             until("the container runs again", LIMIT, async || {
-                let again = cluster.own().process_of(&pod.uid);
+                let again = cluster.own().process_of(&pod.uid, "pilotlight");
                 again.is_some_and(|now| now != process)
             })
             .await;

@@ -4,5 +4,6 @@ mod answers;
 mod changes;
 mod crowds;
 mod faults;
+mod install;
 mod itself;
 mod trace;
