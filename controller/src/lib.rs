@@ -14,6 +14,8 @@ pub mod check;
 pub mod config;
 mod controller;
 pub mod error;
+pub mod keda;
+pub mod kubernetes;
 pub mod local;
 pub mod metrics;
 mod model;

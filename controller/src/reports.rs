@@ -29,6 +29,13 @@ impl Reading {
     pub fn outstanding(&self) -> u64 {
         self.in_flight + self.waiting
     }
+
+    fn add(&mut self, part: Self) {
+        self.in_flight += part.in_flight;
+        self.waiting += part.waiting;
+        self.arrivals += part.arrivals;
+        self.concurrency += part.concurrency;
+    }
 }
 
 /// The reporters' latest two snapshots. Its size is bounded by the reporters that are expected.
@@ -86,24 +93,26 @@ impl Reports {
         true
     }
 
+    /// The sum over what is known, however old, and whether it is whole: nobody expected is missing, stale or silent about the
+    /// backend.
+    pub fn partial(&self, backend: &BackendId, now: Instant) -> (Reading, bool) {
+        let mut sum = Reading::default();
+        let mut whole = !self.expected.is_empty();
+        for reporter in &self.expected {
+            let report = self.latest.get(reporter);
+            whole &= report.is_some_and(|report| now.saturating_duration_since(report.received) <= self.stale_after);
+            match report.and_then(|report| report.read(backend)) {
+                Some(part) => sum.add(part),
+                None => whole = false,
+            }
+        }
+        (sum, whole)
+    }
+
     /// The sum over all expected reporters, or `None` where one is missing, stale or doesn't list the backend.
     pub fn read(&self, backend: &BackendId, now: Instant) -> Option<Reading> {
-        if self.expected.is_empty() {
-            return None;
-        }
-        let mut sum = Reading::default();
-        for reporter in &self.expected {
-            let report = self.latest.get(reporter)?;
-            if now.saturating_duration_since(report.received) > self.stale_after {
-                return None;
-            }
-            let part = report.read(backend)?;
-            sum.in_flight += part.in_flight;
-            sum.waiting += part.waiting;
-            sum.arrivals += part.arrivals;
-            sum.concurrency += part.concurrency;
-        }
-        Some(sum)
+        let (sum, whole) = self.partial(backend, now);
+        whole.then_some(sum)
     }
 }
 

@@ -107,6 +107,17 @@ impl Autoscaler {
         }
     }
 
+    /// Goes on for a backend that somebody before this process scaled to `replicas`: they are the wish until the load says
+    /// otherwise, panic included as in [`Self::new`], and the initial scale was had long ago.
+    pub fn resume(policy: Scaling, now: Duration, replicas: u32) -> Self {
+        let (least, most) = (policy.min_replicas, policy.max_replicas);
+        let mut resumed = Self::new(policy, now, replicas);
+        resumed.initial = None;
+        resumed.last.desired = clamp(replicas, least, most);
+        resumed.gate = IdleGate::new((replicas > 0).then_some(now));
+        resumed
+    }
+
     /// Takes changed options over and keeps what was recorded.
     pub fn set_policy(&mut self, policy: Scaling) {
         self.buckets.set_window(policy.stable_window);

@@ -268,3 +268,17 @@ proptest! {
         prop_assert!(few <= many);
     }
 }
+
+#[test]
+fn a_restart_neither_repeats_the_initial_scale_nor_forgets_what_runs() {
+    let policy = Scaling {
+        min_replicas: 0,
+        initial_scale: 3,
+        ..Scaling::default()
+    };
+    let asleep = Autoscaler::resume(policy.clone(), Duration::ZERO, 0);
+    assert_eq!(asleep.desired(), 0);
+    let mut loaded = Autoscaler::resume(policy, Duration::ZERO, 7);
+    let decision = loaded.decide(Duration::from_secs(2), 7, Load::Outstanding(0));
+    assert_eq!((decision.desired, decision.panicking), (7, true));
+}
