@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
@@ -20,6 +20,11 @@ pub struct Kubectl {
 impl Kubectl {
     pub(super) fn new(program: PathBuf, config: OsString) -> Self {
         Self { program, config }
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// Runs it with arguments, separated by spaces, and with standard input. The error is what it said.

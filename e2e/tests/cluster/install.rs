@@ -1,5 +1,7 @@
 //! What is installed: every overlay is valid, and each part may do what it needs and no more.
 
+use std::process::Command;
+
 use pilotlight_e2e::{
     cluster::{ACTIVATOR, CONTROLLER, Cluster, SYSTEM},
     places,
@@ -17,6 +19,17 @@ async fn every_overlay_is_accepted_by_the_api_server() {
         let said = cluster.kubectl().must(&args).await;
         assert!(said.contains("networkpolicy"), "{overlay}: {said}");
     }
+}
+
+#[tokio::test]
+async fn the_chart_is_made_from_what_kustomize_installs() {
+    let cluster = Cluster::shared();
+    let output = Command::new(places::root().join("manifests/install/helm/make"))
+        .arg("--check")
+        .arg(cluster.kubectl().program())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[tokio::test]
