@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{apply, delete, get, logs, predict, standalone},
+    commands::{activator, apply, delete, get, logs, predict, standalone},
     up,
 };
 
@@ -38,8 +38,8 @@ pub(crate) enum Command {
     Crds,
     /// Serve models in this process: what `up` starts for each replica.
     Runtime(Box<pilotlight_runtime::Args>),
-    /// Run the proxy alone, for Kubernetes (not there yet).
-    Activator(standalone::Args),
+    /// Run the proxy alone, in a Kubernetes cluster or beside one.
+    Activator(Box<activator::Args>),
     /// Run the controller alone, for Kubernetes (not there yet).
     Controller(standalone::Args),
 }
@@ -94,7 +94,7 @@ mod tests {
             "pilotlight logs iris --follow --tail 10",
             "pilotlight crds",
             "pilotlight runtime --model iris=iris.onnx --http-address 127.0.0.1:8081",
-            "pilotlight activator --config x",
+            "pilotlight activator --http-address 0.0.0.0:8080 --watch-namespace a,b --domain models.lan",
             "pilotlight controller",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));

@@ -12,6 +12,7 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
+pub(crate) use self::serve::raise_descriptor_limit;
 use crate::output;
 
 /// Arguments of `up`.

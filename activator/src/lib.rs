@@ -23,6 +23,7 @@ mod grpc;
 mod headers;
 pub mod id;
 mod inference;
+pub mod kubernetes;
 mod metrics;
 mod phases;
 mod pool;

@@ -1,5 +1,6 @@
 //! The subcommands, one file each, and what they share: how they run and how they end.
 
+pub(crate) mod activator;
 pub(crate) mod apply;
 pub(crate) mod delete;
 pub(crate) mod files;
@@ -30,7 +31,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Predict(args) => client(predict::run(args)),
         Command::Logs(args) => client(logs::run(args)),
         Command::Crds => end(output::print(pilotlight_manifests::crds()).map_err(Failure::from)),
-        Command::Activator(_) => standalone::run("activator"),
+        Command::Activator(args) => activator::run(*args),
         Command::Controller(_) => standalone::run("controller"),
     }
 }

@@ -155,7 +155,7 @@ fn check_directory(args: &Args) -> Result<(), Error> {
 }
 
 /// Two descriptors a request: the usual soft limit of 1,024 would be 500 requests at once.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
