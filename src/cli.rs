@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{activator, apply, delete, get, logs, predict, standalone},
+    commands::{activator, apply, controller, delete, get, logs, predict},
     up,
 };
 
@@ -40,8 +40,8 @@ pub(crate) enum Command {
     Runtime(Box<pilotlight_runtime::Args>),
     /// Run the proxy alone, in a Kubernetes cluster or beside one.
     Activator(Box<activator::Args>),
-    /// Run the controller alone, for Kubernetes (not there yet).
-    Controller(standalone::Args),
+    /// Run the controller of a Kubernetes cluster.
+    Controller(Box<controller::Args>),
 }
 
 #[cfg(test)]
@@ -95,7 +95,7 @@ mod tests {
             "pilotlight crds",
             "pilotlight runtime --model iris=iris.onnx --http-address 127.0.0.1:8081",
             "pilotlight activator --http-address 0.0.0.0:8080 --watch-namespace a,b --domain models.lan",
-            "pilotlight controller",
+            "pilotlight controller --beside-kserve --image pilotlight:1",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
         }

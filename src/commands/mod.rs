@@ -2,13 +2,13 @@
 
 pub(crate) mod activator;
 pub(crate) mod apply;
+pub(crate) mod controller;
 pub(crate) mod delete;
 pub(crate) mod files;
 pub(crate) mod get;
 pub(crate) mod logs;
 pub(crate) mod predict;
 pub(crate) mod settle;
-pub(crate) mod standalone;
 
 use std::{future::Future, process::ExitCode};
 
@@ -32,7 +32,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Logs(args) => client(logs::run(args)),
         Command::Crds => end(output::print(pilotlight_manifests::crds()).map_err(Failure::from)),
         Command::Activator(args) => activator::run(*args),
-        Command::Controller(_) => standalone::run("controller"),
+        Command::Controller(args) => controller::run(*args),
     }
 }
 

@@ -88,6 +88,18 @@ impl Counts {
         inner.update(now);
     }
 
+    /// `holding` and those of `all` that are expected already: one that answered once may still hold requests though its Service
+    /// no longer leads to it.
+    pub(crate) fn with_known(
+        &self,
+        mut holding: BTreeSet<SocketAddr>,
+        all: &BTreeSet<SocketAddr>,
+    ) -> BTreeSet<SocketAddr> {
+        let inner = self.inner.lock();
+        holding.extend(all.iter().filter(|address| inner.addresses.contains_key(address)));
+        holding
+    }
+
     /// Takes what the activator at this address said.
     pub(crate) fn accept(&self, address: SocketAddr, snapshot: Snapshot, now: Instant) {
         let mut inner = self.inner.lock();

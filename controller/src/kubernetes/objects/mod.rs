@@ -14,7 +14,7 @@ use pilotlight_manifests::{
 };
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::network::{Endpoint, endpoint_slice, slice_name};
+pub(crate) use self::network::{Endpoint, endpoint_slice, slice_digest, slice_name, value_digest};
 use crate::{
     kubernetes::runtimes::{NoRuntime, Runtime},
     model::sha256,

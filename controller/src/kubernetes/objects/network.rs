@@ -1,12 +1,13 @@
 //! How a service is reached in the cluster: a Service that leads to the activators, and one with the pods.
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use pilotlight_manifests::kubernetes::{
     APP_PROTOCOL, COMPONENT_PREDICTOR, CONTROLLER_MANAGER, DATA_PORT, LABEL_COMPONENT, LABEL_INFERENCE_SERVICE,
     LABEL_SERVICE_NAME, PORT_NAME, SERVICE_PORT, predictor, private_service,
 };
 use serde_json::{Map, Value, json};
 
-use super::{Owner, labels, metadata};
+use super::{Owner, digest, labels, metadata};
 
 /// Label of an EndpointSlice: who looks after it, the well-known key.
 const LABEL_SLICE_MANAGER: &str = "endpointslice.kubernetes.io/managed-by";
@@ -54,10 +55,12 @@ pub(crate) fn slice_name(name: &str, ipv6: bool) -> String {
     format!("{}-activators{}", predictor(name), if ipv6 { "-ipv6" } else { "" })
 }
 
+/// Digits of a slice's digest; thousands are kept.
+const SLICE_DIGITS: usize = 16;
 /// Endpoints in one slice at most, the API server's limit.
 const MAX_ENDPOINTS: usize = 1000;
 
-/// The slice of a service with the activators of one address family. `None` where there are none and none were before.
+/// The slice of a service with the activators of one address family.
 pub(crate) fn endpoint_slice(owner: &Owner, activators: &[Endpoint], ipv6: bool) -> Value {
     let mut labels = labels(&owner.name);
     labels.insert(LABEL_SERVICE_NAME.to_owned(), predictor(&owner.name).into());
@@ -74,6 +77,19 @@ pub(crate) fn endpoint_slice(owner: &Owner, activators: &[Endpoint], ipv6: bool)
         "ports": [{ "name": PORT_NAME, "port": DATA_PORT, "protocol": "TCP", "appProtocol": APP_PROTOCOL }],
         "endpoints": endpoints,
     })
+}
+
+/// The digest of what a slice of ours should say.
+pub(crate) fn value_digest(slice: &Value) -> String {
+    serde_json::from_value(slice.clone())
+        .map(|slice| slice_digest(&slice))
+        .unwrap_or_default()
+}
+
+/// The digest of what a slice says, whatever the API server added to it.
+pub(crate) fn slice_digest(slice: &EndpointSlice) -> String {
+    let says = json!([slice.address_type, slice.ports, slice.endpoints, slice.metadata.labels]);
+    digest(&says, SLICE_DIGITS)
 }
 
 fn endpoint(activator: &Endpoint) -> Value {

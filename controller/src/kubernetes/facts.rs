@@ -1,0 +1,441 @@
+//! What is kept of the cluster's objects: a few facts of each and not the object, so that thousands cost little.
+//!
+//! Synchronous and without a client; watches write it, the reconciler and the autoscaler read it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, discovery::v1::EndpointSlice};
+use pilotlight_manifests::{
+    failure::{PodFailure, deployment_failure, pod_failure},
+    kubernetes::{
+        ANNOTATION_WOKEN_AT, COMPONENT_PREDICTOR, LABEL_BACKEND, LABEL_COMPONENT, LABEL_INFERENCE_SERVICE,
+        LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY, Workload,
+    },
+};
+
+use super::objects::{ANNOTATION_APPLIED, ANNOTATION_SCALED_BY, Endpoint};
+use crate::kubernetes::status::Seen;
+
+/// `namespace` and `name` of an object.
+pub(crate) type Key = (String, String);
+
+/// Facts of a Deployment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct DeploymentFacts {
+    pub(crate) resource_version: String,
+    /// `spec.replicas`.
+    pub(crate) replicas: u32,
+    pub(crate) revision: String,
+    /// Digest of what was applied with it; `None` where it was not applied to the end.
+    pub(crate) applied: Option<String>,
+    /// Whether its replicas belong to the autoscaler's field manager.
+    pub(crate) handed_over: bool,
+    pub(crate) woken_at: Option<String>,
+    /// Whether we made it.
+    pub(crate) ours: bool,
+    /// Whether all its pods are of the newest template and ready.
+    pub(crate) rolled_out: bool,
+    /// Why it gets no pods at all.
+    pub(crate) failure: Option<PodFailure>,
+    pub(crate) deleting: bool,
+}
+
+/// Facts of a pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct PodFacts {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) revision: String,
+    pub(crate) ready: bool,
+    pub(crate) terminating: bool,
+    pub(crate) failure: Option<PodFailure>,
+    /// In the pause that kubelet makes between starts.
+    pub(crate) backing_off: bool,
+    /// Whether it was ever seen ready.
+    pub(crate) served: bool,
+    /// RFC 3339, so that the text orders as the time does.
+    pub(crate) created: String,
+}
+
+/// What is known of the cluster.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    deployments: HashMap<Workload, DeploymentFacts>,
+    deployment_keys: HashMap<Key, Workload>,
+    pods: HashMap<Workload, BTreeMap<String, PodFacts>>,
+    pod_keys: HashMap<Key, (Workload, String)>,
+    activator_slices: BTreeMap<String, Vec<Endpoint>>,
+}
+
+impl World {
+    /// Takes a Deployment in; answers whose it is.
+    pub(crate) fn put_deployment(&mut self, deployment: &Deployment) -> Option<Key> {
+        let (namespace, name) = key_of(&deployment.metadata)?;
+        let workload = workload(&namespace, &name, deployment.metadata.labels.as_ref()?)?;
+        // KServe names a workload so as well; transformers and workers are not ours to scale.
+        if workload.deployment() != name {
+            return None;
+        }
+        let service = (workload.namespace.clone(), workload.name.clone());
+        self.deployment_keys.insert((namespace, name), workload.clone());
+        self.deployments.insert(workload, deployment_facts(deployment));
+        Some(service)
+    }
+
+    /// Forgets a Deployment; answers whose it was.
+    pub(crate) fn drop_deployment(&mut self, key: &Key) -> Option<Key> {
+        let workload = self.deployment_keys.remove(key)?;
+        self.deployments.remove(&workload);
+        Some((workload.namespace, workload.name))
+    }
+
+    /// Forgets every Deployment that is not among these.
+    pub(crate) fn retain_deployments(&mut self, kept: &HashSet<Key>) -> Vec<Key> {
+        let gone: Vec<Key> = self
+            .deployment_keys
+            .keys()
+            .filter(|key| !kept.contains(*key))
+            .cloned()
+            .collect();
+        gone.iter().filter_map(|key| self.drop_deployment(key)).collect()
+    }
+
+    /// Takes a pod in; answers whose it is.
+    pub(crate) fn put_pod(&mut self, pod: &Pod) -> Option<Key> {
+        let (namespace, name) = key_of(&pod.metadata)?;
+        let workload = workload(&namespace, &name, pod.metadata.labels.as_ref()?)?;
+        let mut facts = pod_facts(pod, name.clone())?;
+        let service = (workload.namespace.clone(), workload.name.clone());
+        let pods = self.pods.entry(workload.clone()).or_default();
+        facts.served = facts.ready || pods.get(&facts.uid).is_some_and(|before| before.served);
+        if let Some((_, before)) = self.pod_keys.insert((namespace, name), (workload, facts.uid.clone()))
+            && before != facts.uid
+        {
+            pods.remove(&before);
+        }
+        pods.insert(facts.uid.clone(), facts);
+        Some(service)
+    }
+
+    /// Forgets a pod; answers whose it was.
+    pub(crate) fn drop_pod(&mut self, key: &Key) -> Option<Key> {
+        let (workload, uid) = self.pod_keys.remove(key)?;
+        if let Some(pods) = self.pods.get_mut(&workload) {
+            pods.remove(&uid);
+            if pods.is_empty() {
+                self.pods.remove(&workload);
+            }
+        }
+        Some((workload.namespace, workload.name))
+    }
+
+    /// Forgets every pod that is not among these.
+    pub(crate) fn retain_pods(&mut self, kept: &HashSet<Key>) -> Vec<Key> {
+        let gone: Vec<Key> = self
+            .pod_keys
+            .keys()
+            .filter(|key| !kept.contains(*key))
+            .cloned()
+            .collect();
+        gone.iter().filter_map(|key| self.drop_pod(key)).collect()
+    }
+
+    /// Takes a slice of the activators in; answers whether anything changed.
+    pub(crate) fn put_activators(&mut self, slice: &EndpointSlice) -> bool {
+        let Some((_, name)) = key_of(&slice.metadata) else {
+            return false;
+        };
+        let endpoints = activators(slice);
+        self.activator_slices.insert(name, endpoints.clone()) != Some(endpoints)
+    }
+
+    /// Forgets slices of the activators but these.
+    pub(crate) fn retain_activators(&mut self, keep: impl Fn(&str) -> bool) -> bool {
+        let before = self.activator_slices.len();
+        self.activator_slices.retain(|name, _| keep(name));
+        before != self.activator_slices.len()
+    }
+
+    /// The activators, in order and each once.
+    pub(crate) fn activators(&self) -> Vec<Endpoint> {
+        let all: BTreeSet<&Endpoint> = self.activator_slices.values().flatten().collect();
+        all.into_iter().cloned().collect()
+    }
+
+    pub(crate) fn deployment(&self, workload: &Workload) -> Option<&DeploymentFacts> {
+        self.deployments.get(workload)
+    }
+
+    /// Deployments of ours whose service is nowhere, which garbage collection sees to, are not asked for here.
+    pub(crate) fn pods(&self, workload: &Workload) -> impl Iterator<Item = &PodFacts> {
+        self.pods.get(workload).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Pods that take requests.
+    pub(crate) fn ready(&self, workload: &Workload) -> u32 {
+        self.pods(workload).filter(|pod| pod.ready && !pod.terminating).count() as u32
+    }
+
+    /// What the status needs of a workload.
+    pub(crate) fn seen(&self, workload: &Workload) -> Seen {
+        let Some(deployment) = self.deployment(workload) else {
+            return Seen::default();
+        };
+        let newest = |pod: &&PodFacts| pod.revision == deployment.revision && !pod.terminating;
+        let failing = self
+            .pods(workload)
+            .filter(newest)
+            .filter(|pod| !pod.ready && pod.failure.is_some());
+        let failures: Vec<&PodFailure> = failing.filter_map(|pod| pod.failure.as_ref()).collect();
+        Seen {
+            exists: true,
+            replicas: deployment.replicas,
+            ready: self.ready(workload),
+            ready_newest: self.pods(workload).filter(newest).filter(|pod| pod.ready).count() as u32,
+            failed: failures.len() as u32,
+            failure: failures.first().copied().or(deployment.failure.as_ref()).cloned(),
+            revision: deployment.revision.clone(),
+        }
+    }
+
+    /// Pods that served and are in kubelet's pause between crashes: a new one starts without it.
+    pub(crate) fn pausing(&self, service: &Key) -> Vec<(Key, String)> {
+        let workloads = [
+            Workload::stable(&service.0, &service.1),
+            Workload::canary(&service.0, &service.1),
+        ];
+        let pods = workloads.iter().flat_map(|workload| self.pods(workload));
+        let pausing = pods.filter(|pod| pod.served && pod.backing_off && !pod.terminating);
+        pausing
+            .map(|pod| ((service.0.clone(), pod.name.clone()), pod.uid.clone()))
+            .collect()
+    }
+}
+
+fn key_of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Option<Key> {
+    Some((metadata.namespace.clone()?, metadata.name.clone()?))
+}
+
+/// Whose a Deployment or pod is: by our label, or KServe's.
+fn workload(namespace: &str, _name: &str, labels: &BTreeMap<String, String>) -> Option<Workload> {
+    if let Some(label) = labels.get(LABEL_BACKEND) {
+        return Workload::from_label(namespace, label);
+    }
+    let of_predictor = labels
+        .get(LABEL_COMPONENT)
+        .is_some_and(|component| component == COMPONENT_PREDICTOR);
+    let service = labels.get(LABEL_INFERENCE_SERVICE).filter(|_| of_predictor)?;
+    Some(Workload::stable(namespace, service))
+}
+
+fn deployment_facts(deployment: &Deployment) -> DeploymentFacts {
+    let metadata = &deployment.metadata;
+    let annotation = |key: &str| metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
+    let spec = deployment.spec.as_ref();
+    let status = deployment.status.clone().unwrap_or_default();
+    // A Deployment that was not asked for a number has one.
+    let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(1).max(0);
+    let all = |count: Option<i32>| count.unwrap_or(0) == replicas;
+    DeploymentFacts {
+        resource_version: metadata.resource_version.clone().unwrap_or_default(),
+        replicas: replicas as u32,
+        revision: annotation(LABEL_REVISION).unwrap_or_default(),
+        applied: annotation(ANNOTATION_APPLIED),
+        handed_over: annotation(ANNOTATION_SCALED_BY).is_some(),
+        woken_at: annotation(ANNOTATION_WOKEN_AT),
+        ours: metadata
+            .labels
+            .as_ref()
+            .is_some_and(|all| all.get(LABEL_MANAGED_BY).is_some_and(|by| by == MANAGED_BY)),
+        rolled_out: status.observed_generation >= metadata.generation
+            && all(status.updated_replicas)
+            && all(status.replicas)
+            && all(status.ready_replicas),
+        failure: deployment_failure(deployment),
+        deleting: metadata.deletion_timestamp.is_some(),
+    }
+}
+
+fn pod_facts(pod: &Pod, name: String) -> Option<PodFacts> {
+    let metadata = &pod.metadata;
+    let status = pod.status.as_ref();
+    let conditions = status
+        .and_then(|status| status.conditions.as_ref())
+        .into_iter()
+        .flatten();
+    let ready = conditions
+        .clone()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let containers = status
+        .and_then(|status| status.container_statuses.as_ref())
+        .into_iter()
+        .flatten();
+    let backing_off = containers.into_iter().any(|container| {
+        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"))
+    });
+    Some(PodFacts {
+        name,
+        uid: metadata.uid.clone()?,
+        revision: metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(LABEL_REVISION))
+            .cloned()
+            .unwrap_or_default(),
+        ready,
+        terminating: metadata.deletion_timestamp.is_some(),
+        failure: pod_failure(pod),
+        backing_off,
+        served: ready,
+        created: metadata
+            .creation_timestamp
+            .as_ref()
+            .map(|time| time.0.to_string())
+            .unwrap_or_default(),
+    })
+}
+
+fn activators(slice: &EndpointSlice) -> Vec<Endpoint> {
+    let endpoints = slice.endpoints.iter().flat_map(|endpoint| {
+        let conditions = endpoint.conditions.clone().unwrap_or_default();
+        // Absent is to be read as true for the first, and as the first for the second.
+        let ready = conditions.ready.unwrap_or(true);
+        endpoint.addresses.iter().map(move |address| Endpoint {
+            address: address.clone(),
+            ready,
+            serving: conditions.serving.unwrap_or(ready),
+            terminating: conditions.terminating.unwrap_or(false),
+            node: endpoint.node_name.clone(),
+            zone: endpoint.zone.clone(),
+        })
+    });
+    let mut endpoints: Vec<Endpoint> = endpoints.collect();
+    endpoints.sort();
+    endpoints
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn deployment(name: &str, labels: Value) -> Deployment {
+        serde_json::from_value(json!({
+            "metadata": { "name": name, "namespace": "shop", "labels": labels, "resourceVersion": "7",
+                "annotations": { LABEL_REVISION: "r1" } },
+            "spec": { "replicas": 2, "selector": {}, "template": {} },
+        }))
+        .unwrap()
+    }
+
+    pub(crate) fn pod(name: &str, ready: bool, revision: &str, waiting: Option<&str>) -> Pod {
+        let state = waiting.map_or(
+            json!({ "running": {} }),
+            |reason| json!({ "waiting": { "reason": reason } }),
+        );
+        serde_json::from_value(json!({
+            "metadata": { "name": name, "namespace": "shop", "uid": format!("uid-{name}"),
+                "labels": { LABEL_BACKEND: "iris", LABEL_REVISION: revision } },
+            "status": {
+                "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }],
+                "containerStatuses": [{ "name": "kserve-container", "image": "", "imageID": "", "ready": ready,
+                    "restartCount": 0, "state": state }],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn iris() -> Workload {
+        Workload::stable("shop", "iris")
+    }
+
+    fn ours() -> Value {
+        json!({ LABEL_BACKEND: "iris", LABEL_MANAGED_BY: MANAGED_BY })
+    }
+
+    #[test]
+    fn deployments_are_found_by_our_label_and_by_kserve_s() {
+        let mut world = World::default();
+        let service = Some(("shop".to_owned(), "iris".to_owned()));
+        assert_eq!(world.put_deployment(&deployment("iris-predictor", ours())), service);
+        assert!(world.deployment(&iris()).unwrap().ours);
+        let theirs = json!({ LABEL_INFERENCE_SERVICE: "iris", LABEL_COMPONENT: "predictor" });
+        assert_eq!(
+            world.put_deployment(&deployment("iris-predictor", theirs.clone())),
+            service
+        );
+        assert!(!world.deployment(&iris()).unwrap().ours);
+        assert_eq!(world.put_deployment(&deployment("iris-predictor-worker", theirs)), None);
+        assert_eq!(world.retain_deployments(&HashSet::new()), [service.unwrap()]);
+        assert!(world.deployment(&iris()).is_none());
+    }
+
+    #[test]
+    fn the_status_sees_pods_of_the_newest_revision_apart() {
+        let mut world = World::default();
+        world.put_deployment(&deployment("iris-predictor", ours()));
+        world.put_pod(&pod("old", true, "r0", None));
+        world.put_pod(&pod("new", false, "r1", Some("ImagePullBackOff")));
+        let seen = world.seen(&iris());
+        assert_eq!((seen.ready, seen.ready_newest, seen.failed), (1, 0, 1));
+        assert_eq!(seen.failure.unwrap().kind.reason(), "ImagePullFailed");
+        world.drop_pod(&("shop".to_owned(), "old".to_owned()));
+        assert_eq!(world.ready(&iris()), 0);
+    }
+
+    #[test]
+    fn only_a_pod_that_served_is_taken_out_of_kubelet_s_pause() {
+        let (mut world, service) = (World::default(), ("shop".to_owned(), "iris".to_owned()));
+        world.put_pod(&pod("never", false, "r1", Some("CrashLoopBackOff")));
+        world.put_pod(&pod("served", true, "r1", None));
+        assert!(world.pausing(&service).is_empty());
+        world.put_pod(&pod("served", false, "r1", Some("CrashLoopBackOff")));
+        assert_eq!(
+            world.pausing(&service),
+            [(("shop".into(), "served".into()), "uid-served".into())]
+        );
+    }
+
+    #[test]
+    fn a_pod_made_again_under_its_name_is_another() {
+        let mut world = World::default();
+        world.put_pod(&pod("a", true, "r1", None));
+        let mut again = pod("a", false, "r1", None);
+        again.metadata.uid = Some("other".to_owned());
+        world.put_pod(&again);
+        assert_eq!(
+            world.pods(&iris()).map(|pod| pod.uid.clone()).collect::<Vec<_>>(),
+            ["other"]
+        );
+    }
+
+    #[test]
+    fn activators_are_ready_where_nothing_is_said() {
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": { "name": "a", "namespace": "system" }, "addressType": "IPv4",
+            "endpoints": [
+                { "addresses": ["10.0.0.2"], "conditions": { "ready": false, "serving": true, "terminating": true } },
+                { "addresses": ["10.0.0.1"] },
+            ],
+        }))
+        .unwrap();
+        let mut world = World::default();
+        assert!(world.put_activators(&slice));
+        assert!(!world.put_activators(&slice));
+        let found: Vec<_> = world
+            .activators()
+            .into_iter()
+            .map(|one| (one.address, one.ready, one.serving))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("10.0.0.1".to_owned(), true, true),
+                ("10.0.0.2".to_owned(), false, true)
+            ]
+        );
+        assert!(world.retain_activators(|_| false) && world.activators().is_empty());
+    }
+}

@@ -1,0 +1,541 @@
+//! One service: what should be there is applied where it isn't, and what is seen becomes its status.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    api::{DynamicObject, Patch, PatchParams},
+    runtime::{
+        applier,
+        controller::{Action, Config, Error as ControllerError},
+        reflector::ObjectRef,
+    },
+};
+use pilotlight_manifests::{
+    AutoscalerClass, Service,
+    kubernetes::{AUTOSCALER_MANAGER, CONTROLLER_MANAGER, Workload},
+    parse_object,
+    v1alpha1::ServingRuntime,
+};
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    context::{Context, Managed, inference_services, reference},
+    facts::{DeploymentFacts, Key},
+    objects::{
+        ANNOTATION_APPLIED, ANNOTATION_SCALED_BY, Absent, DeploymentPlan, Owner, Settings, deployment, digest,
+        endpoint_slice, slice_name, surroundings, value_digest,
+    },
+    runtimes::{Runtime, reason, select},
+    scaler::Reach,
+    status::{Invalid, Observed, Transition, same, status, transitions},
+};
+
+/// A pod is taken out of a crash loop at most this often for one service.
+const REPLACE_PAUSE: Duration = Duration::from_secs(30);
+/// Digits of the digest of what was applied.
+const APPLIED_DIGITS: usize = 24;
+
+/// Why a reconciliation failed; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReconcileError {
+    /// The API server refused or could not be reached.
+    #[error("{what}: {source}")]
+    Api {
+        what: &'static str,
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+fn api_error(what: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
+    move |source| ReconcileError::Api {
+        what,
+        source: Box::new(source),
+    }
+}
+
+/// Reconciles whatever is asked for, until the queue ends.
+pub(crate) async fn run(context: Arc<Context>, requests: mpsc::Receiver<ObjectRef<DynamicObject>>) {
+    let queue = stream::unfold(requests, |mut requests| async {
+        let next = requests.recv().await?;
+        Some((Ok::<_, std::convert::Infallible>(next), requests))
+    });
+    let config = Config::default().concurrency(context.config.concurrency);
+    let store = context.services.clone();
+    let reconciler = |object: Arc<DynamicObject>, context: Arc<Context>| Box::pin(timed(object, context));
+    let mut results = std::pin::pin!(applier(
+        reconciler,
+        retry,
+        context.clone(),
+        store,
+        Box::pin(queue),
+        config
+    ));
+    while let Some(result) = results.next().await {
+        match result {
+            Ok(_) => {}
+            // Deleted while it waited; its objects go by their owner reference.
+            Err(ControllerError::ObjectNotFound(gone)) => {
+                context.forget(&(gone.namespace.clone().unwrap_or_default(), gone.name.clone()));
+            }
+            Err(error) => tracing::warn!(%error, "a reconciliation failed and is tried again"),
+        }
+    }
+}
+
+fn retry(object: Arc<DynamicObject>, _: &ReconcileError, context: Arc<Context>) -> Action {
+    Action::requeue(context.failed(&key_of(&object)))
+}
+
+fn key_of(object: &DynamicObject) -> Key {
+    let metadata = &object.metadata;
+    (
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+async fn timed(object: Arc<DynamicObject>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let start = Instant::now();
+    let outcome = reconcile(&object, &context).await;
+    context.metrics.reconcile_seconds.observe(start.elapsed().as_secs_f64());
+    let result = outcome.as_ref().copied().unwrap_or("error");
+    context.metrics.reconciles.with_label_values(&[result]).inc();
+    outcome?;
+    context.succeeded(&key_of(&object));
+    // Spread over the interval, so that what began together does not come back together.
+    let spread = context.config.resync.mul_f64(0.75 + 0.5 * fraction(&key_of(&object)));
+    Ok(Action::requeue(spread))
+}
+
+/// A number in [0, 1) that is always the same for a service.
+fn fraction((namespace, name): &Key) -> f64 {
+    let sum = namespace
+        .bytes()
+        .chain(name.bytes())
+        .fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    f64::from(sum % 1000) / 1000.0
+}
+
+/// What a service is to become.
+struct Goal {
+    service: Arc<Service>,
+    runtime: Runtime,
+    /// Its newest revision, for the stable workload or the canary.
+    plans: Vec<DeploymentPlan>,
+    /// The canary's Deployment goes.
+    end_canary: bool,
+}
+
+async fn reconcile(object: &DynamicObject, context: &Context) -> Result<&'static str, ReconcileError> {
+    let key = key_of(object);
+    if object.metadata.deletion_timestamp.is_some() {
+        // Its objects follow by their owner references, and drain as pods do.
+        context.forget(&key);
+        return Ok("deleted");
+    }
+    let stable = Workload::stable(&key.0, &key.1);
+    let adopted = context.config.beside_kserve || {
+        let world = context.world.lock();
+        world.deployment(&stable).is_some_and(|facts| !facts.ours)
+    };
+    let parsed = parse_object(&serde_json::to_value(object).unwrap_or_default());
+    let Some(service) = parsed.services.into_iter().next().map(Arc::new) else {
+        let invalid = Invalid::from_faults(&parsed.faults);
+        if !adopted {
+            write_slices(context, object).await?;
+            report(context, object, None, Some(invalid)).await?;
+        }
+        return Ok("invalid");
+    };
+    if adopted {
+        adopt(context, &service);
+        return Ok("adopted");
+    }
+    let goal = match goal(context, object, &service) {
+        Ok(goal) => goal,
+        Err(invalid) => {
+            // What runs goes on as it is, and is scaled as before.
+            report(context, object, Some((&service, None)), Some(invalid)).await?;
+            return Ok("invalid");
+        }
+    };
+    manage(context, &goal);
+    let outcome = match apply(context, object, &goal).await {
+        Ok(changed) => Ok(if changed { "applied" } else { "unchanged" }),
+        Err(error) => match refused(&error) {
+            Some(invalid) => {
+                report(context, object, Some((&service, Some(&goal.runtime))), Some(invalid)).await?;
+                return Ok("invalid");
+            }
+            None => Err(error),
+        },
+    };
+    write_slices(context, object).await?;
+    replace_pausing(context, object).await;
+    report(context, object, Some((&service, Some(&goal.runtime))), None).await?;
+    outcome
+}
+
+/// What the API server finds wrong with what the user wrote: to try again would change nothing.
+fn refused(error: &ReconcileError) -> Option<Invalid> {
+    let ReconcileError::Api { source, .. } = error;
+    match &**source {
+        kube::Error::Api(status) if matches!(status.code, 400 | 422) => Some(Invalid {
+            reason: reason::INVALID_SPEC,
+            message: status.message.clone(),
+        }),
+        _ => None,
+    }
+}
+
+fn owner(object: &DynamicObject) -> Owner {
+    let (namespace, name) = key_of(object);
+    Owner {
+        name,
+        namespace,
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+    }
+}
+
+/// What should be there, from the service, the runtimes and what is there.
+fn goal(context: &Context, object: &DynamicObject, service: &Arc<Service>) -> Result<Goal, Invalid> {
+    let owner = owner(object);
+    let (of_namespace, of_cluster) = runtimes(context, &owner.namespace);
+    let runtime = select(service, &of_namespace, &of_cluster)?;
+    let settings = Settings {
+        image: context.config.image.clone(),
+        gpu_image: context.config.gpu_image.clone(),
+        drain_delay: context.config.drain_delay,
+    };
+    let newest = deployment(service, &runtime, &settings, &owner, None)?;
+    let stable = newest.workload.clone();
+    let (running, beside) = {
+        let world = context.world.lock();
+        let canary = Workload::canary(&owner.namespace, &owner.name);
+        (world.deployment(&stable).cloned(), world.deployment(&canary).cloned())
+    };
+    let mut plans = Vec::new();
+    let mut wants_canary = false;
+    match &service.cluster.canary {
+        Some(canary) => match &canary.service {
+            Some(other) => {
+                let runtime = select(other, &of_namespace, &of_cluster)?;
+                plans.push(newest);
+                plans.push(deployment(other, &runtime, &settings, &owner, Some(canary.percent))?);
+                wants_canary = true;
+            }
+            // The predictor is the new revision; the one that runs stays as it is.
+            None if running
+                .as_ref()
+                .is_some_and(|running| running.revision != newest.revision) =>
+            {
+                plans.push(deployment(service, &runtime, &settings, &owner, Some(canary.percent))?);
+                wants_canary = true;
+            }
+            None => plans.push(newest),
+        },
+        None => plans.push(newest),
+    }
+    // A canary that won goes once the stable one serves what it served; until then both do.
+    let settled = plans
+        .first()
+        .zip(running.as_ref())
+        .is_some_and(|(plan, running)| plan.revision == running.revision && running.rolled_out);
+    Ok(Goal {
+        service: service.clone(),
+        runtime,
+        plans,
+        end_canary: !wants_canary && settled && beside.is_some_and(|beside| beside.ours && !beside.deleting),
+    })
+}
+
+fn runtimes(context: &Context, namespace: &str) -> (Vec<Arc<ServingRuntime>>, Vec<Arc<ServingRuntime>>) {
+    let all = context.runtimes.lock();
+    let of = |wanted: &str| {
+        let found = all.iter().filter(|((namespace, _), _)| namespace == wanted);
+        found.map(|(_, runtime)| runtime.clone()).collect()
+    };
+    (of(namespace), of(""))
+}
+
+/// Says whose replicas are ours to decide.
+fn manage(context: &Context, goal: &Goal) {
+    let reach = goal.service.cluster.autoscaler_class.is_own().then_some(Reach::All);
+    let (namespace, name) = (&goal.service.namespace, &goal.service.name);
+    let mut managed = context.managed.lock();
+    let stable = Managed {
+        service: goal.service.clone(),
+        reach,
+    };
+    managed.insert(Workload::stable(namespace, name), stable);
+    let canary = Workload::canary(namespace, name);
+    if goal.plans.iter().any(|plan| plan.workload.canary) {
+        let given = goal
+            .service
+            .cluster
+            .canary
+            .as_ref()
+            .and_then(|canary| canary.service.as_deref());
+        let service = given.map_or_else(|| goal.service.clone(), |service| Arc::new(service.clone()));
+        managed.insert(canary, Managed { service, reach });
+    } else {
+        managed.remove(&canary);
+    }
+    context.metrics.services.set(managed.len() as i64);
+}
+
+/// A workload that somebody else made: its way to zero is ours where nobody is said to scale it, and nothing else.
+fn adopt(context: &Context, service: &Arc<Service>) {
+    let may = service.cluster.autoscaler_class == AutoscalerClass::Own && service.scaling.min_replicas == 0;
+    let managed = Managed {
+        service: service.clone(),
+        reach: may.then_some(Reach::ToZero),
+    };
+    context
+        .managed
+        .lock()
+        .insert(Workload::stable(&service.namespace, &service.name), managed);
+}
+
+/// Applies what isn't there as it should be; answers whether anything was written.
+async fn apply(context: &Context, object: &DynamicObject, goal: &Goal) -> Result<bool, ReconcileError> {
+    let owner = owner(object);
+    let key = key_of(object);
+    let around = surroundings(&goal.service, &owner);
+    // One digest over everything, written with the Deployment at last, says that all of it was applied.
+    let everything: Value = json!([
+        around.present,
+        goal.plans.iter().map(|plan| &plan.object).collect::<Vec<_>>(),
+    ]);
+    let wanted = digest(&everything, APPLIED_DIGITS);
+    let missing = context.missing.lock().contains(&key);
+    let facts = |workload: &Workload| context.world.lock().deployment(workload).cloned();
+    let up_to_date = |plan: &DeploymentPlan| {
+        facts(&plan.workload).is_some_and(|facts| facts.applied.as_ref() == Some(&wanted) && facts.handed_over)
+    };
+    let mut changed = false;
+    if missing || !goal.plans.iter().all(up_to_date) {
+        for object in &around.present {
+            context
+                .apply(object, CONTROLLER_MANAGER)
+                .await
+                .map_err(api_error("applying what is around"))?;
+        }
+        for absent in &around.absent {
+            context
+                .remove(&owner.namespace, absent)
+                .await
+                .map_err(api_error("removing what is not needed"))?;
+        }
+        for plan in &goal.plans {
+            apply_deployment(context, plan, facts(&plan.workload).as_ref(), &wanted).await?;
+        }
+        context.missing.lock().remove(&key);
+        changed = true;
+    }
+    if goal.end_canary {
+        let absent = Absent {
+            api_version: "apps/v1",
+            kind: "Deployment",
+            name: Workload::canary(&owner.namespace, &owner.name).deployment(),
+        };
+        context
+            .remove(&owner.namespace, &absent)
+            .await
+            .map_err(api_error("ending the canary"))?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+/// Applies a Deployment so that its replicas never belong to our field manager: a new one is made by the autoscaler's, ours
+/// takes over everything but the replicas, and the autoscaler's then lets go of all but them. An apply that leaves out what it
+/// never owned resets nothing.
+async fn apply_deployment(
+    context: &Context,
+    plan: &DeploymentPlan,
+    facts: Option<&DeploymentFacts>,
+    wanted: &str,
+) -> Result<(), ReconcileError> {
+    let mut marked = plan.object.clone();
+    marked["metadata"]["annotations"][ANNOTATION_APPLIED] = wanted.into();
+    let mut replicas = facts.map(|facts| facts.replicas);
+    if replicas.is_none() {
+        let mut first = plan.object.clone();
+        first["spec"]["replicas"] = plan.initial.into();
+        let made = context
+            .apply(&first, AUTOSCALER_MANAGER)
+            .await
+            .map_err(api_error("creating the Deployment"))?;
+        let had = made.data.pointer("/spec/replicas").and_then(Value::as_u64);
+        replicas = Some(had.unwrap_or_default() as u32);
+    }
+    context
+        .apply(&marked, CONTROLLER_MANAGER)
+        .await
+        .map_err(api_error("applying the Deployment"))?;
+    if facts.is_some_and(|facts| facts.handed_over) {
+        return Ok(());
+    }
+    let share = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": plan.workload.deployment(),
+            "namespace": plan.workload.namespace,
+            "annotations": { ANNOTATION_SCALED_BY: AUTOSCALER_MANAGER },
+        },
+        "spec": { "replicas": replicas },
+    });
+    let api = context.api(
+        &plan.workload.namespace,
+        &super::context::resource("apps/v1", "Deployment"),
+    );
+    // Without force: where an activator has woken it since, the number is the activator's and the share is taken without it.
+    let unforced = PatchParams::apply(AUTOSCALER_MANAGER);
+    let outcome = api
+        .patch(&plan.workload.deployment(), &unforced, &Patch::Apply(&share))
+        .await;
+    match outcome {
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let mut without = share;
+            if let Some(object) = without.as_object_mut() {
+                object.remove("spec");
+            }
+            context
+                .apply(&without, AUTOSCALER_MANAGER)
+                .await
+                .map_err(api_error("handing the replicas over"))?;
+        }
+        Err(error) => return Err(api_error("handing the replicas over")(error)),
+        Ok(_) => {}
+    }
+    Ok(())
+}
+
+/// The slices that lead a service's address to the activators.
+async fn write_slices(context: &Context, object: &DynamicObject) -> Result<(), ReconcileError> {
+    let owner = owner(object);
+    let activators = context.world.lock().activators();
+    for ipv6 in [false, true] {
+        let key = (owner.namespace.clone(), slice_name(&owner.name, ipv6));
+        let known = context.slices.lock().get(&key).cloned();
+        let any = activators.iter().any(|endpoint| endpoint.address.contains(':') == ipv6);
+        // A slice without endpoints is written only over one that had some.
+        if !any && known.is_none() {
+            continue;
+        }
+        let slice = endpoint_slice(&owner, &activators, ipv6);
+        let wanted = value_digest(&slice);
+        if known.as_ref() == Some(&wanted) {
+            continue;
+        }
+        context
+            .apply(&slice, CONTROLLER_MANAGER)
+            .await
+            .map_err(api_error("writing the way to the activators"))?;
+        context.slices.lock().insert(key, wanted);
+    }
+    Ok(())
+}
+
+/// Deletes pods that served and are in kubelet's pause between crashes.
+async fn replace_pausing(context: &Context, object: &DynamicObject) {
+    let key = key_of(object);
+    let pausing = context.world.lock().pausing(&key);
+    let Some((pod, uid)) = pausing.first() else { return };
+    {
+        let mut replaced = context.replaced.lock();
+        let now = Instant::now();
+        if replaced.get(&key).is_some_and(|last| *last + REPLACE_PAUSE > now) {
+            return;
+        }
+        replaced.insert(key.clone(), now);
+    }
+    match context.delete_pod(pod, uid).await {
+        Ok(()) => {
+            context.metrics.replaced.with_label_values::<&str>(&[]).inc();
+            let what = Transition {
+                warning: true,
+                reason: "PodReplaced".to_owned(),
+                note: format!(
+                    "{} served and now crashes: deleted, so that a new one starts without a pause",
+                    pod.1
+                ),
+            };
+            context.tell(&reference(object), &what).await;
+        }
+        Err(error) => tracing::warn!(%error, pod = pod.1, "a crashing pod was not deleted"),
+    }
+}
+
+/// Writes the status where it changed, and tells what changed.
+async fn report(
+    context: &Context,
+    object: &DynamicObject,
+    service: Option<(&Service, Option<&Runtime>)>,
+    invalid: Option<Invalid>,
+) -> Result<(), ReconcileError> {
+    let (namespace, name) = key_of(object);
+    let former = object.data.get("status").cloned().unwrap_or_default();
+    let runtime = service
+        .and_then(|(_, runtime)| runtime)
+        .and_then(|runtime| match runtime {
+            Runtime::Serving { runtime, cluster } => Some((runtime.metadata.name.clone(), *cluster)),
+            _ => None,
+        });
+    let scaling = service.map(|(service, _)| &service.scaling);
+    let observed = {
+        let world = context.world.lock();
+        let canary = Workload::canary(&namespace, &name);
+        let percent = service
+            .and_then(|(service, _)| service.cluster.canary.as_ref())
+            .map(|canary| canary.percent);
+        Observed {
+            name: &name,
+            namespace: &namespace,
+            generation: object.metadata.generation.unwrap_or_default(),
+            domain: &context.config.domain,
+            cluster_domain: &context.config.cluster_domain,
+            invalid,
+            stopped: scaling.is_some_and(|scaling| scaling.max_replicas == Some(0)),
+            promised: scaling.map_or(0, |scaling| scaling.min_replicas),
+            stable: world.seen(&Workload::stable(&namespace, &name)),
+            canary: percent
+                .zip(world.deployment(&canary))
+                .map(|(percent, _)| (percent, world.seen(&canary))),
+            reachable: world.activators().iter().any(|activator| activator.ready),
+            runtime,
+        }
+    };
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let new = status(&observed, &former, &now);
+    if same(&former, &new) {
+        return Ok(());
+    }
+    let body = json!({
+        "apiVersion": pilotlight_manifests::v1beta1::API_VERSION,
+        "kind": pilotlight_manifests::v1beta1::KIND,
+        "metadata": { "name": name, "namespace": namespace },
+        "status": new,
+    });
+    context.pace.take().await;
+    let api = context.api(&namespace, &inference_services());
+    let parameters = PatchParams::apply(CONTROLLER_MANAGER).force();
+    let outcome = api.patch_status(&name, &parameters, &Patch::Apply(&body)).await;
+    context.metrics.wrote("Status", outcome.as_ref().map(|_| ()));
+    match outcome {
+        Ok(_) => {}
+        // Deleted meanwhile.
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        Err(error) => return Err(api_error("writing the status")(error)),
+    }
+    for transition in transitions(&former, &new) {
+        context.tell(&reference(object), &transition).await;
+    }
+    Ok(())
+}
