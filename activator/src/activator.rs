@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     BackendId, Config, Endpoint, EndpointId, Event, Route, RouteId, Snapshot, WakeError, WakePhases, Waker,
+    arrivals::Arrivals,
     backend::{Backend, Replica, Shared},
     core::{
         state::Pick,
@@ -33,7 +34,16 @@ pub(crate) struct RouteEntry {
     pub(crate) route: Route,
     /// In the order of `route.backends`.
     pub(crate) backends: Vec<Arc<Backend>>,
+    /// What answers where the backends can't.
+    pub(crate) fallback: Option<Arc<Backend>>,
     pub(crate) stats: Arc<RouteStats>,
+}
+
+impl RouteEntry {
+    /// Every backend that it may lead to.
+    fn all_backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.backends.iter().chain(&self.fallback)
+    }
 }
 
 /// The routes as requests see them; replaced as a whole.
@@ -57,6 +67,7 @@ pub(crate) struct Inner {
     sequence: AtomicU64,
     has_routes: AtomicBool,
     pub(crate) draining: CancellationToken,
+    pub(crate) arrivals: Arrivals,
     seed: RandomState,
 }
 
@@ -97,6 +108,7 @@ impl Activator {
             sequence: AtomicU64::new(0),
             has_routes: AtomicBool::new(false),
             draining: CancellationToken::new(),
+            arrivals: Arrivals::default(),
             seed: RandomState::new(),
         });
         tokio::spawn(sweep_pools(Arc::downgrade(&inner), sweep));
@@ -117,7 +129,8 @@ impl Activator {
             .map(|route| Arc::new(self.entry(&mut control, route)))
             .collect();
         let known: HashSet<RouteId> = entries.iter().map(|entry| entry.route.id.clone()).collect();
-        let used: HashSet<BackendId> = entries.iter().flat_map(|e| &e.backends).map(|b| b.id.clone()).collect();
+        let used = entries.iter().flat_map(|entry| entry.all_backends());
+        let used: HashSet<BackendId> = used.map(|backend| backend.id.clone()).collect();
         self.inner.live.store(Arc::new(LiveTable { table, entries }));
         self.inner.has_routes.store(true, Ordering::Release);
 
@@ -145,12 +158,15 @@ impl Activator {
             .iter()
             .map(|weighted| self.backend(control, &weighted.backend))
             .collect();
+        let fallback = route.policy.cold_start.as_ref().and_then(|cold| cold.fallback.as_ref());
+        let fallback = fallback.map(|id| self.backend(control, id));
         let stats = control
             .stats
             .entry(route.id.clone())
             .or_insert_with(|| RouteStats::new(route.id.clone()));
         RouteEntry {
             backends,
+            fallback,
             stats: Arc::clone(stats),
             route,
         }
@@ -191,7 +207,7 @@ impl Activator {
         if !live
             .entries
             .iter()
-            .flat_map(|entry| &entry.backends)
+            .flat_map(|entry| entry.all_backends())
             .any(|used| used.id == *backend)
         {
             control.backends.remove(backend);

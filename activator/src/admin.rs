@@ -14,7 +14,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::activator::Inner;
+use crate::{activator::Inner, arrivals};
 
 pub(crate) fn router(inner: Arc<Inner>) -> Router {
     Router::new()
@@ -23,6 +23,7 @@ pub(crate) fn router(inner: Arc<Inner>) -> Router {
         // KEDA's scaler may use any method.
         .route("/queue", any(queue))
         .route("/metrics", get(metrics))
+        .route("/api/v1/active", get(arrivals::active))
         .with_state(inner)
 }
 

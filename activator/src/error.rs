@@ -170,6 +170,11 @@ impl Failure {
         }
     }
 
+    /// Nothing can serve, in contrast to something that failed.
+    pub(crate) fn is_of_cold_start(&self) -> bool {
+        matches!(self.code, Code::WaitTimeout | Code::Wake(_))
+    }
+
     /// The answer. `retry_after` in seconds goes with every 503.
     pub(crate) fn response(&self, retry_after: u32) -> Response<ProxyBody> {
         let status = self.code.status();

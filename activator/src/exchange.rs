@@ -9,8 +9,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
+    Route,
     activator::RouteEntry,
-    backend::{Arrival, Backend, Permit},
+    backend::{Arrival, Backend, Permit, Readiness},
     body::{Content, Outgoing, ProxyBody},
     core::{
         retry::{self, Attempted, Cause, Decision},
@@ -35,6 +36,8 @@ pub(crate) struct InFlight {
     method: Method,
     at: Instant,
     status: Option<StatusCode>,
+    /// Whether it is in the counts of its route.
+    counted: bool,
     /// The backend's counts, which end with this.
     arrival: Option<Arrival>,
 }
@@ -42,7 +45,9 @@ pub(crate) struct InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         drop(self.arrival.take());
-        self.stats.concurrency.fetch_sub(1, Ordering::Relaxed);
+        if self.counted {
+            self.stats.concurrency.fetch_sub(1, Ordering::Relaxed);
+        }
         let metrics = &self.client.inner.shared.metrics;
         self.stats.series.ended(
             metrics,
@@ -69,14 +74,28 @@ pub(crate) struct Exchange {
     woken: Option<Woken>,
     /// Where the counts go on of a request that left HTTP behind.
     tunnel: Option<oneshot::Sender<InFlight>>,
+    /// The route's fallback answers it.
+    fallen_back: bool,
 }
 
 impl Exchange {
     /// Counts a request that takes a route, from now on.
     pub(crate) fn new(client: Arc<Client>, entry: Arc<RouteEntry>, call: Call, at: Instant) -> Self {
-        let stats = Arc::clone(&entry.stats);
-        stats.concurrency.fetch_add(1, Ordering::Relaxed);
+        let stats = &entry.stats;
         stats.requests.fetch_add(1, Ordering::Relaxed);
+        if stats.concurrency.fetch_add(1, Ordering::Relaxed) == 0 {
+            client.inner.arrivals.note(stats);
+        }
+        Self::with(client, entry, call, at, true)
+    }
+
+    /// A request that is not in the counts of its route, so that it keeps nothing awake.
+    pub(crate) fn uncounted(client: Arc<Client>, entry: Arc<RouteEntry>, call: Call, at: Instant) -> Self {
+        Self::with(client, entry, call, at, false)
+    }
+
+    fn with(client: Arc<Client>, entry: Arc<RouteEntry>, call: Call, at: Instant, counted: bool) -> Self {
+        let stats = Arc::clone(&entry.stats);
         let arrival = choose(&entry).arrive(at);
         Self {
             call,
@@ -87,6 +106,7 @@ impl Exchange {
                 method: Method::GET,
                 at,
                 status: None,
+                counted,
                 arrival: None,
             },
             entry,
@@ -95,6 +115,7 @@ impl Exchange {
             spent: Duration::ZERO,
             woken: None,
             tunnel: None,
+            fallen_back: false,
         }
     }
 
@@ -114,10 +135,17 @@ impl Exchange {
         self.in_flight.method = parts.method.clone();
         let client = Arc::clone(&self.in_flight.client);
         let config = &client.inner.shared.config;
-        let result = match self.forward(parts, body, strip).await {
+        let cold_start = self.entry.route.policy.cold_start.clone();
+        let path = cold_start.as_ref().map(|_| parts.uri.path().to_owned());
+        let placeholder = cold_start.as_ref().and_then(|cold| cold.at_once());
+        if let Some(placeholder) = placeholder.filter(|_| !self.grpc && !self.is_ready()) {
+            replay::discard(body.rest).await;
+            return self.finish(placeholder.answer(path.as_deref().unwrap_or("/")));
+        }
+        let result = match self.forward_in_time(parts, body, strip).await {
             Ok(mut response) => {
                 headers::strip_hop_by_hop_of_answer(&mut response);
-                if config.cold_start_header {
+                if config.cold_start_header && self.in_flight.counted && !self.fallen_back {
                     let cold = if self.arrival.cold { "true" } else { "false" };
                     response
                         .headers_mut()
@@ -131,13 +159,34 @@ impl Exchange {
             }
             Err(failure) => {
                 client.inner.shared.metrics.dropped(failure.code);
-                if self.grpc {
+                let rejected = failure.code == Code::WaitingRoomFull && !self.is_ready();
+                if rejected {
+                    client
+                        .inner
+                        .shared
+                        .metrics
+                        .cold_start_rejected(self.entry.route.id.as_str());
+                }
+                let placeholder = cold_start.as_ref().and_then(|cold| cold.placeholder.as_ref());
+                if let Some(placeholder) = placeholder.filter(|_| rejected && !self.grpc) {
+                    placeholder.answer(path.as_deref().unwrap_or("/"))
+                } else if self.grpc {
                     grpc::status::failed(&failure)
                 } else {
                     failure.response(config.retry_after)
                 }
             }
         };
+        self.finish(result)
+    }
+
+    /// Whether the backend has a ready endpoint.
+    fn is_ready(&self) -> bool {
+        self.arrival.backend().readiness() == Readiness::Ready
+    }
+
+    /// Hands the counts to what ends them: the answer's last byte, or the end of a tunnel.
+    fn finish(self, result: Response<ProxyBody>) -> Response<ProxyBody> {
         let mut in_flight = self.in_flight;
         in_flight.status = Some(result.status());
         in_flight.arrival = Some(self.arrival);
@@ -148,6 +197,27 @@ impl Exchange {
                 result
             }
             None => result.map(|body| body.counting(in_flight)),
+        }
+    }
+
+    /// Within the limit of the request as a whole, where there is one.
+    async fn forward_in_time(
+        &mut self,
+        parts: http::request::Parts,
+        body: Received,
+        strip: usize,
+    ) -> Result<Response<Content>, Failure> {
+        let Some(limit) = self.entry.route.policy.request_timeout else {
+            return self.forward(parts, body, strip).await;
+        };
+        let left = limit.saturating_sub(self.in_flight.at.elapsed());
+        // Boxed: requests without this limit should not pay for its size.
+        match tokio::time::timeout(left, Box::pin(self.forward(parts, body, strip))).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::new(
+                Code::ResponseTimeout,
+                format!("the request was not answered within its limit of {limit:?}"),
+            )),
         }
     }
 
@@ -207,10 +277,19 @@ impl Exchange {
     }
 
     async fn acquire(&mut self) -> Result<Permit, Failure> {
-        let mut permit = self
-            .arrival
-            .acquire(&self.entry.route.id, &self.entry.route.policy)
-            .await?;
+        let entry = Arc::clone(&self.entry);
+        let Route { id, policy, .. } = &entry.route;
+        let mut permit = match self.arrival.acquire(id, policy).await {
+            Ok(permit) => permit,
+            Err(failure) => match &entry.fallback {
+                Some(fallback) if !self.fallen_back && failure.is_of_cold_start() => {
+                    self.fallen_back = true;
+                    self.arrival = fallback.arrive(Instant::now());
+                    self.arrival.acquire(id, policy).await?
+                }
+                _ => return Err(failure),
+            },
+        };
         self.woken = permit.woken.take().or(self.woken);
         Ok(permit)
     }

@@ -9,9 +9,11 @@
 
 mod activator;
 mod admin;
+mod arrivals;
 mod backend;
 mod body;
 mod catalogue;
+pub mod cold_start;
 mod config;
 mod core;
 pub mod endpoint;
@@ -40,12 +42,13 @@ pub mod wake;
 
 pub use self::core::table::RouteError;
 pub use activator::{Activator, Sealed};
+pub use cold_start::ColdStart;
 pub use config::Config;
 pub use endpoint::{Endpoint, EndpointState, Probe, Protocol};
 pub use error::Code;
 pub use event::Event;
 pub use id::{BackendId, EndpointId, ReporterId, RouteId};
 pub use phases::WakePhases;
-pub use route::{Predicate, Purity, Route, RoutePolicy, WeightedBackend};
+pub use route::{Predicate, Purity, Route, RoutePolicy, Rule, WeightedBackend};
 pub use snapshot::{BackendCounts, Snapshot};
 pub use wake::{WakeError, WakeReason, Waker};

@@ -38,6 +38,7 @@ pub(crate) struct Metrics {
     requests: IntCounterVec,
     keda_requests: IntCounterVec,
     keda_duration: HistogramVec,
+    keda_rejections: IntCounterVec,
     keda_concurrency: IntGaugeVec,
     in_flight: IntGaugeVec,
     waiting: IntGaugeVec,
@@ -115,6 +116,11 @@ impl Metrics {
                 &keda,
                 &REQUEST_BUCKETS,
             ),
+            keda_rejections: maker.counters(
+                "interceptor_cold_start_rejections_total",
+                "Requests of a route that found no ready endpoint and no place to wait.",
+                &["route_name", "route_namespace"],
+            ),
             keda_concurrency: maker.gauges(
                 "interceptor_request_concurrency",
                 "Requests of a route that are open now.",
@@ -178,6 +184,12 @@ impl Metrics {
 
     pub(crate) fn replayed(&self, cause: Cause) {
         self.replays.with_label_values(&[cause.label()]).inc();
+    }
+
+    /// A request of a route found no ready endpoint and no place to wait.
+    pub(crate) fn cold_start_rejected(&self, route: &str) {
+        let (namespace, name) = split(route);
+        self.keda_rejections.with_label_values(&[name, namespace]).inc();
     }
 
     pub(crate) fn dropped(&self, code: Code) {
@@ -305,6 +317,8 @@ impl RouteSeries {
     /// The route is no more: its series disappear.
     pub(crate) fn remove(&self, metrics: &Metrics, route: &str) {
         let (namespace, name) = split(route);
+        // It may never have rejected one.
+        metrics.keda_rejections.remove_label_values(&[name, namespace]).ok();
         for series in self.0.lock().drain(..) {
             let code = series.code.to_string();
             let keda = [code.as_str(), series.method, name, namespace];
@@ -336,6 +350,8 @@ pub(crate) struct RouteStats {
     pub(crate) id: crate::RouteId,
     pub(crate) concurrency: std::sync::atomic::AtomicU64,
     pub(crate) requests: std::sync::atomic::AtomicU64,
+    /// Number of the last arrival while it had none, in the sequence of `arrivals`.
+    pub(crate) activated: std::sync::atomic::AtomicU64,
     pub(crate) series: RouteSeries,
 }
 
@@ -345,6 +361,7 @@ impl RouteStats {
             id,
             concurrency: 0.into(),
             requests: 0.into(),
+            activated: 0.into(),
             series: RouteSeries::default(),
         })
     }
@@ -371,6 +388,7 @@ mod tests {
         metrics.wake_answered(&Ok(()));
         metrics.replayed(Cause::Reset);
         metrics.dropped(Code::WaitTimeout);
+        metrics.cold_start_rejected("ns/a");
         let text = String::from_utf8(metrics.text().unwrap()).unwrap();
         let mut names: Vec<String> = text
             .lines()
@@ -408,6 +426,7 @@ mod tests {
                 "activator_wake_phase_seconds histogram phase",
                 "activator_wake_seconds histogram",
                 "activator_wakes_total counter outcome",
+                "interceptor_cold_start_rejections_total counter route_name,route_namespace",
                 "interceptor_request_concurrency gauge route_name,route_namespace",
                 "interceptor_request_count_total counter code,method,route_name,route_namespace",
                 "interceptor_request_duration_seconds histogram code,method,route_name,route_namespace",

@@ -1,10 +1,10 @@
 //! Routes: a predicate over weighted backends, and the policy for requests that take it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 
-use crate::{BackendId, RouteId};
+use crate::{BackendId, RouteId, cold_start::ColdStart};
 
 /// Which requests take a route. Hosts, path prefixes and model name are alternatives of each other (first a known
 /// host, then the path, then the name); within each list any entry matches; headers must all match in addition.
@@ -18,6 +18,20 @@ pub struct Predicate {
     pub headers: Vec<(HeaderName, Option<HeaderValue>)>,
     /// The name in `/v1/models/{name}` and `/v2/models/{name}`.
     pub model_name: Option<String>,
+    /// Rules of which any may match beside the above, by the precedence of `core::rules`. An empty list matches nothing: the
+    /// route is known and counted, and no request takes it.
+    pub rules: Option<Vec<Rule>>,
+}
+
+/// Hosts, path prefixes and headers that a request has to match together, one of each list and all headers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    /// Host names without port, `*.example.com` for every name below one, or `*`. None: any host.
+    pub hosts: Vec<String>,
+    /// Path prefixes matched by whole segments and left on the path. None: any path.
+    pub path_prefixes: Vec<String>,
+    /// Headers that have to be present with this value; `None` means any value.
+    pub headers: Vec<(HeaderName, Option<HeaderValue>)>,
 }
 
 /// One backend of a route with its share of the traffic.
@@ -55,6 +69,10 @@ pub struct RoutePolicy {
     pub replay_limit: usize,
     /// Attempts of one request on replicas that failed under it; then a typed 502 `replicas-failed`. Default 5.
     pub max_tries: u32,
+    /// From arrival to the response's head, waiting included. Past it: 504 `response-timeout`. Default none.
+    pub request_timeout: Option<Duration>,
+    /// What is answered in the place of the backend. Default nothing.
+    pub cold_start: Option<Arc<ColdStart>>,
 }
 
 impl Default for RoutePolicy {
@@ -67,6 +85,8 @@ impl Default for RoutePolicy {
             purity: Purity::Inference,
             replay_limit: 4 << 20,
             max_tries: 5,
+            request_timeout: None,
+            cold_start: None,
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::{
     Purity,
     activator::{Inner, RouteEntry},
+    backend::Readiness,
     body::ProxyBody,
     catalogue::{self, Scope},
     core::table::{Found, Miss, Query},
@@ -32,7 +33,18 @@ pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
     let target = resolve(&client.inner, &parts);
     match target {
         Ok(Target::Route { entry, call, strip }) => {
-            let exchange = Exchange::new(client, entry, call, arrived);
+            let fixed = match fixed(&entry, &parts) {
+                Fixed::Answer(answer) => {
+                    replay::discard(body).await;
+                    count_only(&client, &entry, &parts, answer.status(), arrived);
+                    return answer;
+                }
+                fixed => fixed,
+            };
+            let exchange = match fixed {
+                Fixed::Uncounted => Exchange::uncounted(client, entry, call, arrived),
+                _ => Exchange::new(client, entry, call, arrived),
+            };
             exchange.run(parts, body.into(), strip).await
         }
         Ok(Target::Here {
@@ -49,6 +61,43 @@ pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
             Failure::from(miss).response(retry_after)
         }
     }
+}
+
+/// What the static routes of a route say of a request.
+enum Fixed {
+    /// Nothing.
+    No,
+    /// This is the answer.
+    Answer(Response<ProxyBody>),
+    /// The backend answers, and the request isn't counted.
+    Uncounted,
+}
+
+fn fixed(entry: &RouteEntry, parts: &http::request::Parts) -> Fixed {
+    let Some(cold_start) = &entry.route.policy.cold_start else {
+        return Fixed::No;
+    };
+    let host = headers::authority(parts).map(headers::host_name);
+    let ready = || {
+        entry
+            .backends
+            .iter()
+            .any(|backend| backend.readiness() == Readiness::Ready)
+    };
+    match cold_start.static_route(query(parts, host.as_deref())) {
+        None => Fixed::No,
+        Some(route) if route.when_unavailable && ready() => Fixed::Uncounted,
+        Some(route) => Fixed::Answer(route.response.answer(parts.uri.path())),
+    }
+}
+
+/// In the metrics of the route, not in its counts.
+fn count_only(client: &Client, entry: &RouteEntry, parts: &http::request::Parts, status: StatusCode, at: Instant) {
+    let (stats, metrics) = (&entry.stats, &client.inner.shared.metrics);
+    let id = stats.id.as_str();
+    stats
+        .series
+        .ended(metrics, id, &parts.method, Some(status), at.elapsed());
 }
 
 enum Target {

@@ -51,6 +51,7 @@ pub(crate) fn route_of(
             path_prefixes: vec![path_prefix(namespace, name)],
             headers: Vec::new(),
             model_name: Some(name.to_owned()),
+            rules: None,
         },
         backends: vec![WeightedBackend {
             backend: BackendId::new(&key),

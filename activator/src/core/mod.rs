@@ -2,6 +2,7 @@
 //! arguments, so every rule here is property-tested.
 //!
 //! * [`table`]: which route takes a request
+//! * [`rules`]: the same for routes by hosts, wildcards, paths and headers together
 //! * [`weight`]: which backend of the route
 //! * [`pick`]: which endpoint of the backend
 //! * [`ramp`]: how many requests an endpoint may hold
@@ -12,6 +13,7 @@
 pub(crate) mod pick;
 pub(crate) mod ramp;
 pub(crate) mod retry;
+pub(crate) mod rules;
 pub(crate) mod state;
 pub(crate) mod table;
 pub(crate) mod waking;

@@ -2,12 +2,14 @@
 //!
 //! Compiled once per table into hash maps; a match costs one look-up per step and allocates nothing. Where two steps
 //! both say something they have to agree. Headers narrow the candidates of a step; among those that match, the route
-//! that asks for more headers wins.
+//! that asks for more headers wins. Routes by rules ([`Rules`]) come after a known host and before prefix and name; those of
+//! them without host come last.
 
 use std::collections::HashMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::rules::{self, Rules, first_segments};
 use crate::{Predicate, Route, RouteId, error::Code};
 
 /// What is wrong with a table of routes. A faulty table changes nothing.
@@ -17,7 +19,7 @@ pub enum RouteError {
     #[error("route {0} is declared twice")]
     Duplicate(RouteId),
     /// Nothing could ever take this route.
-    #[error("route {0} has neither host nor path prefix nor model name")]
+    #[error("route {0} has neither host nor path prefix nor model name nor rules")]
     Unreachable(RouteId),
     /// No backend, or only weights of 0.
     #[error("route {0} has no backend with a weight above 0")]
@@ -96,6 +98,13 @@ pub(crate) struct Miss {
     pub(crate) message: String,
 }
 
+impl Miss {
+    /// Nothing is known of what was asked for, in contrast to too much.
+    fn is_unknown(&self) -> bool {
+        matches!(self.code, Code::UnknownRoute | Code::UnknownModel)
+    }
+}
+
 type Index = HashMap<Box<str>, Vec<usize>>;
 type Headers = Vec<(HeaderName, Option<HeaderValue>)>;
 
@@ -115,6 +124,7 @@ pub(crate) struct Table {
     /// Numbers of segments that prefixes have, longest first.
     depths: Vec<usize>,
     names: Index,
+    rules: Rules,
 }
 
 /// Names listed in a 404 at most; a table may hold thousands.
@@ -142,6 +152,7 @@ impl Table {
         }
         table.depths.sort_unstable_by(|a, b| b.cmp(a));
         table.depths.dedup();
+        table.rules.finish();
         Ok(table)
     }
 
@@ -151,8 +162,9 @@ impl Table {
             path_prefixes,
             headers,
             model_name,
+            rules,
         } = &route.predicate;
-        if hosts.is_empty() && path_prefixes.is_empty() && model_name.is_none() {
+        if hosts.is_empty() && path_prefixes.is_empty() && model_name.is_none() && rules.is_none() {
             return Err(RouteError::Unreachable(route.id.clone()));
         }
         if route.backends.iter().all(|backend| backend.weight == 0) {
@@ -190,6 +202,9 @@ impl Table {
         if let Some(name) = model_name {
             push(&mut self.names, name, index);
         }
+        for rule in rules.iter().flatten() {
+            self.rules.add(index, rule);
+        }
         Ok(())
     }
 
@@ -210,6 +225,17 @@ impl Table {
         query: Query<'p>,
         name_in: impl Fn(&'p str) -> Option<&'p str>,
     ) -> Result<Found, Miss> {
+        self.find_named(query, name_in)
+            .or_else(|miss| self.hostless(query).filter(|_| miss.is_unknown()).ok_or(miss))
+    }
+
+    /// The route by a rule without host, for a request that nothing else takes.
+    pub(crate) fn hostless(&self, query: Query<'_>) -> Option<Found> {
+        let route = self.rules.by_path(query)?;
+        Some(Found { route, strip: 0 })
+    }
+
+    fn find_named<'p>(&self, query: Query<'p>, name_in: impl Fn(&'p str) -> Option<&'p str>) -> Result<Found, Miss> {
         let addressed = self.addressed(query)?;
         let strip = addressed.map_or(0, |found| found.strip);
         let name = name_in(&query.path[strip..]);
@@ -235,7 +261,13 @@ impl Table {
 
     /// The route that host and path prefix alone lead to; `None` if they say nothing.
     pub(crate) fn addressed(&self, query: Query<'_>) -> Result<Option<Found>, Miss> {
-        match (self.by_host(query), self.longest_prefix(query)) {
+        let host = self.by_host(query);
+        if host.is_none()
+            && let Some(route) = self.rules.by_host(query)
+        {
+            return Ok(Some(Found { route, strip: 0 }));
+        }
+        match (host, self.longest_prefix(query)) {
             (Some(host), Some(path)) if host != path.route => Err(self.disagreement(query, host, path)),
             (Some(host), None) => Ok(Some(Found { route: host, strip: 0 })),
             (_, path) => Ok(path),
@@ -290,10 +322,7 @@ impl Table {
     }
 
     fn headers_match(&self, index: usize, headers: &HeaderMap) -> bool {
-        self.entries[index].headers.iter().all(|(name, wanted)| match wanted {
-            None => headers.contains_key(name),
-            Some(value) => headers.get_all(name).iter().any(|found| found == value),
-        })
+        rules::all_match(&self.entries[index].headers, headers)
     }
 
     // --- words for the client -----------------------------------------------------------------------------------
@@ -318,7 +347,7 @@ impl Table {
                 "no route: {}, path {:?} is under no known prefix and names no model; known hosts: {}; known models: {}",
                 host_tried(query.host),
                 query.path,
-                list(self.hosts.keys().map(AsRef::as_ref)),
+                list(self.hosts.keys().map(AsRef::as_ref).chain(self.rules.hosts())),
                 list(self.names.keys().map(AsRef::as_ref)),
             ),
         }
@@ -382,23 +411,6 @@ fn check_prefix<'a>(route: &Route, prefix: &'a str) -> Result<&'a str, RouteErro
         });
     }
     Ok(normal)
-}
-
-/// The first `depth` segments of a path, if it has as many.
-fn first_segments(path: &str, depth: usize) -> Option<&str> {
-    if depth == 0 {
-        return Some("");
-    }
-    let mut seen = 0;
-    for (at, byte) in path.bytes().enumerate().skip(1) {
-        if byte == b'/' {
-            seen += 1;
-            if seen == depth {
-                return Some(&path[..at]);
-            }
-        }
-    }
-    (seen + 1 == depth).then_some(path)
 }
 
 fn host_tried(host: Option<&str>) -> String {

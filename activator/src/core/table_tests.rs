@@ -28,6 +28,7 @@ fn service(namespace: &str, name: &str) -> Route {
             path_prefixes: vec![format!("/serving/{namespace}/{name}")],
             headers: vec![],
             model_name: Some(name.to_owned()),
+            rules: None,
         },
     )
 }

@@ -182,7 +182,14 @@ async fn read_field(
 fn addressed(inner: &Inner, parts: &Parts) -> Result<Option<Target>, Miss> {
     let live = inner.live.load();
     let host = headers::authority(parts).map(headers::host_name);
-    let found = live.table.addressed(service::query(parts, host.as_deref()))?;
+    let query = service::query(parts, host.as_deref());
+    let found = live
+        .table
+        .addressed(query)?
+        .or_else(|| match Rpc::of(parts.uri.path()) {
+            Rpc::Other => live.table.hostless(query),
+            _ => None,
+        });
     Ok(found.map(|found| target(&live, found)))
 }
 

@@ -16,6 +16,7 @@ mod api;
 mod config;
 mod deployment;
 mod index;
+pub mod keda;
 mod limiter;
 mod peers;
 mod pod;

@@ -37,6 +37,11 @@ impl Routes {
         }
     }
 
+    /// Nothing goes live either until this source has handed in its routes once.
+    pub fn announce(&self, source: &'static str) {
+        self.sources.lock().entry(source).or_default();
+    }
+
     /// Replaces the routes of a source; one that was not announced comes in addition. Where two routes collide the one of
     /// the source that is first by name stays, and within a source the one that comes first.
     pub fn set(&self, source: &'static str, routes: Vec<Route>) {

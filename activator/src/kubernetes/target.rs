@@ -1,6 +1,6 @@
 //! What a wake of each backend scales: kept by whoever knows the workloads, read by the waker.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use kube::core::ApiResource;
 use parking_lot::Mutex;
@@ -49,6 +49,7 @@ impl Target {
 #[derive(Debug, Default)]
 pub struct Targets {
     map: Mutex<HashMap<BackendId, Target>>,
+    unscaled: Mutex<HashSet<BackendId>>,
 }
 
 impl Targets {
@@ -59,6 +60,22 @@ impl Targets {
             Some(target) => map.insert(backend.clone(), target),
             None => map.remove(backend),
         };
+    }
+
+    /// Says that a backend is not scaled by us, but by somebody who learns of its requests otherwise, or by nobody: a wake
+    /// succeeds without doing anything, and requests wait for what may come.
+    pub fn set_unscaled(&self, backend: &BackendId, unscaled: bool) {
+        let mut backends = self.unscaled.lock();
+        if unscaled {
+            backends.insert(backend.clone());
+        } else {
+            backends.remove(backend);
+        }
+    }
+
+    /// Whether a wake of a backend has nothing to do.
+    pub(crate) fn is_unscaled(&self, backend: &BackendId) -> bool {
+        self.unscaled.lock().contains(backend)
     }
 
     /// The target of a backend.

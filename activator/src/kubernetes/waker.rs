@@ -219,6 +219,9 @@ impl Inner {
         let mut pause = PAUSE;
         loop {
             let Some(target) = self.targets.get(backend) else {
+                if self.targets.is_unscaled(backend) {
+                    return Ok(());
+                }
                 return Err(error(
                     WakeReason::UnknownBackend,
                     format!("{backend} is no workload (any more)"),

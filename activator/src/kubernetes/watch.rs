@@ -29,7 +29,7 @@ use super::{
 use crate::random;
 
 /// A watch ends after so long and goes on where it was: an API server that vanished without a word is noticed.
-const WATCH_SECONDS: u32 = 60;
+pub(crate) const WATCH_SECONDS: u32 = 60;
 /// First pause after a failure; doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest such pause.
@@ -198,13 +198,13 @@ fn key(object: &impl ResourceExt) -> Key {
 }
 
 /// A list of a kind whose definition is not installed is answered 404.
-fn is_absent(error: &Error) -> bool {
+pub(crate) fn is_absent(error: &Error) -> bool {
     matches!(error, Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 /// Pauses between tries: doubling, half of each at random.
 #[derive(Default)]
-struct Pauses {
+pub(crate) struct Pauses {
     tried: u32,
 }
 

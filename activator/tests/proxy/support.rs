@@ -203,6 +203,7 @@ pub fn route(name: &str, policy: RoutePolicy) -> Route {
         path_prefixes: vec![format!("/serving/ns/{name}")],
         headers: vec![],
         model_name: (policy.purity == Purity::Inference).then(|| name.to_owned()),
+        rules: None,
     };
     Route {
         id: RouteId::new(format!("ns/{name}")),

@@ -52,7 +52,7 @@ pub struct TargetRef {
 }
 
 /// Metrics and their targets; with both the larger result counts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{"rule": "has(self.concurrency) || has(self.requestRate)", "message": NO_METRIC}]))]
 pub struct ScalingMetric {

@@ -61,13 +61,15 @@ fn fallback_backend(namespace: &str, name: &str) -> BackendId {
 pub(crate) fn plan(mut declared: Vec<Declared>, files: &Files, config: &KedaConfig) -> Plan {
     declared.sort_by(|a, b| {
         let age = a.created.cmp(&b.created);
-        age.then_with(|| b.namespace.cmp(&a.namespace)).then_with(|| b.name.cmp(&a.name))
+        age.then_with(|| b.namespace.cmp(&a.namespace))
+            .then_with(|| b.name.cmp(&a.name))
     });
     let mut plan = Plan::default();
     for route in &declared {
         match convert(route, files, config) {
             Ok(converted) => {
-                plan.backends.push(leads(route, backend(&route.namespace, &route.name), &route.spec.target));
+                plan.backends
+                    .push(leads(route, backend(&route.namespace, &route.name), &route.spec.target));
                 let cold_start = route.spec.cold_start.as_ref();
                 if let Some(fallback) = cold_start.and_then(|cold| cold.fallback.as_ref()) {
                     let id = fallback_backend(&route.namespace, &route.name);
@@ -120,15 +122,23 @@ fn policy(spec: &InterceptorRouteSpec, config: &KedaConfig, cold_start: ColdStar
     let request = limit(own.request, config.request_timeout);
     let response = limit(own.response_header, config.response_header_timeout);
     let own_pending = spec.cold_start.as_ref().and_then(|cold| cold.max_pending_requests);
-    let pending = own_pending.and_then(|most| usize::try_from(most).ok()).unwrap_or(config.max_pending);
+    let pending = own_pending
+        .and_then(|most| usize::try_from(most).ok())
+        .unwrap_or(config.max_pending);
     RoutePolicy {
-        max_waiting: if pending == 0 { RoutePolicy::default().max_waiting } else { pending },
+        max_waiting: if pending == 0 {
+            RoutePolicy::default().max_waiting
+        } else {
+            pending
+        },
         wait_timeout: readiness,
         response_timeout: if response.is_zero() { UNLIMITED } else { response },
         request_timeout: Some(request).filter(|request| !request.is_zero()),
         // It may be anything, so nothing is sent twice that may have arrived once.
         purity: Purity::Opaque,
-        cold_start: Some(cold_start).filter(|cold| *cold != ColdStart::default()).map(Arc::new),
+        cold_start: Some(cold_start)
+            .filter(|cold| *cold != ColdStart::default())
+            .map(Arc::new),
         ..RoutePolicy::default()
     }
 }
@@ -145,9 +155,15 @@ fn rules(rules: &[keda::Rule]) -> Result<Vec<Rule>, String> {
 }
 
 fn header(header: &HeaderMatch) -> Result<(HeaderName, Option<HeaderValue>), String> {
-    let name = header.name.parse().map_err(|_| format!("{:?} is no name of a header", header.name))?;
+    let name = header
+        .name
+        .parse()
+        .map_err(|_| format!("{:?} is no name of a header", header.name))?;
     let value = header.value.as_deref().map(HeaderValue::from_str).transpose();
-    Ok((name, value.map_err(|_| format!("{:?} is no value of a header", header.value))?))
+    Ok((
+        name,
+        value.map_err(|_| format!("{:?} is no value of a header", header.value))?,
+    ))
 }
 
 fn cold_start(declared: &Declared, files: &Files) -> Result<ColdStart, String> {
@@ -156,7 +172,8 @@ fn cold_start(declared: &Declared, files: &Files) -> Result<ColdStart, String> {
     } = declared;
     let own = spec.cold_start.as_ref();
     let placeholder = own.and_then(|cold| cold.placeholder.as_ref());
-    let placeholder = placeholder.map(|page| response(namespace, &page.response, StatusCode::SERVICE_UNAVAILABLE, files));
+    let placeholder =
+        placeholder.map(|page| response(namespace, &page.response, StatusCode::SERVICE_UNAVAILABLE, files));
     let static_routes = spec.static_routes.iter().map(|route| {
         Ok(StaticRoute {
             rules: rules(&route.rules)?,
@@ -182,7 +199,9 @@ fn response(
     files: &Files,
 ) -> Result<StaticResponse, String> {
     let status = given.status_code.and_then(|status| u16::try_from(status).ok());
-    let status = status.map_or(Ok(default), StatusCode::from_u16).map_err(|error| error.to_string())?;
+    let status = status
+        .map_or(Ok(default), StatusCode::from_u16)
+        .map_err(|error| error.to_string())?;
     let mut headers = HeaderMap::new();
     for (name, value) in &given.headers {
         let value = Some(value.clone());
@@ -196,9 +215,9 @@ fn response(
         (Some(source), _) => match (files.get(&format!("{namespace}/{}", source.name)), &source.key) {
             (None, _) => StaticBody::Missing,
             (Some(files), None) => StaticBody::Files(Arc::clone(files)),
-            (Some(files), Some(key)) => files
-                .get(key)
-                .map_or(StaticBody::Missing, |bytes| StaticBody::File(key.clone(), bytes.clone())),
+            (Some(files), Some(key)) => files.get(key).map_or(StaticBody::Missing, |bytes| {
+                StaticBody::File(key.clone(), bytes.clone())
+            }),
         },
         (None, body) => StaticBody::Text(body.clone().unwrap_or_default().into()),
     };

@@ -31,7 +31,11 @@ fn policy_of(more: Value, config: &KedaConfig) -> RoutePolicy {
 
 #[test]
 fn a_route_is_counted_under_its_name_and_leads_to_a_backend_of_its_own() {
-    let plan = plan(vec![declared("app", "", spec(json!({})))], &Files::new(), &KedaConfig::default());
+    let plan = plan(
+        vec![declared("app", "", spec(json!({})))],
+        &Files::new(),
+        &KedaConfig::default(),
+    );
     let route = &plan.routes[0];
     assert_eq!(route.id.as_str(), "shop/app");
     assert_eq!(route.backends[0].backend.as_str(), "shop/app@http");
@@ -74,13 +78,25 @@ fn add_on_limits_of_a_route_stand_over_the_global_ones() {
         ..KedaConfig::default()
     };
     let inherited = policy_of(json!({}), &global);
-    assert_eq!((inherited.wait_timeout, inherited.response_timeout), (seconds(7), seconds(9)));
+    assert_eq!(
+        (inherited.wait_timeout, inherited.response_timeout),
+        (seconds(7), seconds(9))
+    );
     assert_eq!(inherited.request_timeout, Some(seconds(8)));
     let off = json!({ "timeouts": { "readiness": "0s", "request": "0s", "responseHeader": "0s" } });
     let off = policy_of(off, &global);
-    assert_eq!((off.wait_timeout, off.response_timeout, off.request_timeout), (UNLIMITED, UNLIMITED, None));
-    let own = policy_of(json!({ "timeouts": { "readiness": "1ms", "request": "500ms" } }), &global);
-    assert_eq!((own.wait_timeout, own.request_timeout), (Duration::from_millis(1), Some(Duration::from_millis(500))));
+    assert_eq!(
+        (off.wait_timeout, off.response_timeout, off.request_timeout),
+        (UNLIMITED, UNLIMITED, None)
+    );
+    let own = policy_of(
+        json!({ "timeouts": { "readiness": "1ms", "request": "500ms" } }),
+        &global,
+    );
+    assert_eq!(
+        (own.wait_timeout, own.request_timeout),
+        (Duration::from_millis(1), Some(Duration::from_millis(500)))
+    );
     let fallback = json!({ "coldStart": { "fallback": { "service": { "name": "other", "port": 80 } } } });
     assert_eq!(policy_of(fallback, &KedaConfig::default()).wait_timeout, seconds(30));
     assert_eq!(policy_of(json!({}), &KedaConfig::default()).wait_timeout, UNLIMITED);
@@ -93,7 +109,10 @@ fn pending_requests_are_bounded_by_the_route_then_by_the_variable() {
         ..KedaConfig::default()
     };
     assert_eq!(policy_of(json!({}), &global).max_waiting, 3);
-    assert_eq!(policy_of(json!({ "coldStart": { "maxPendingRequests": 9 } }), &global).max_waiting, 9);
+    assert_eq!(
+        policy_of(json!({ "coldStart": { "maxPendingRequests": 9 } }), &global).max_waiting,
+        9
+    );
     let own = policy_of(json!({}), &KedaConfig::default());
     assert_eq!(own.max_waiting, RoutePolicy::default().max_waiting);
 }
@@ -101,7 +120,11 @@ fn pending_requests_are_bounded_by_the_route_then_by_the_variable() {
 #[test]
 fn the_fallback_is_a_backend_of_its_own() {
     let fallback = json!({ "coldStart": { "fallback": { "service": { "name": "other", "portName": "http" } } } });
-    let plan = plan(vec![declared("app", "", spec(fallback))], &Files::new(), &KedaConfig::default());
+    let plan = plan(
+        vec![declared("app", "", spec(fallback))],
+        &Files::new(),
+        &KedaConfig::default(),
+    );
     let leads: Vec<(&str, &str)> = plan
         .backends
         .iter()
@@ -125,7 +148,10 @@ fn add_on_bodies_come_from_the_text_the_key_or_the_path() {
         cold_start.placeholder.clone().unwrap()
     };
     let text = body(json!({ "body": "hello", "headers": { "X-A": "1" } }));
-    assert_eq!((text.status, text.body), (StatusCode::SERVICE_UNAVAILABLE, StaticBody::Text("hello".into())));
+    assert_eq!(
+        (text.status, text.body),
+        (StatusCode::SERVICE_UNAVAILABLE, StaticBody::Text("hello".into()))
+    );
     assert_eq!(text.headers["x-a"], "1");
     let from = |source: Value| body(json!({ "bodyFromConfigMap": source })).body;
     let file = StaticBody::File("wait.html".to_owned(), Bytes::from_static(b"soon"));

@@ -2,11 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::{
-    api::{
-        core::v1::{Service, ServicePort},
-        discovery::v1::EndpointSlice,
-    },
+use k8s_openapi::api::{
+    core::v1::{Service, ServicePort},
+    discovery::v1::EndpointSlice,
 };
 use pilotlight_manifests::{keda::TargetRef, kubernetes::APP_PROTOCOL};
 use tokio::time::Instant;
@@ -45,7 +43,9 @@ pub(crate) fn endpoints<'a>(
         for endpoint in &slice.endpoints {
             let conditions = endpoint.conditions.as_ref();
             let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-            let ending = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
+            let ending = conditions
+                .and_then(|conditions| conditions.terminating)
+                .unwrap_or(false);
             let state = match (ready, ending) {
                 (_, true) => EndpointState::Draining,
                 (true, false) => EndpointState::Ready,
@@ -65,7 +65,13 @@ pub(crate) fn endpoints<'a>(
     found
 }
 
-fn endpoint_of(id: EndpointId, address: SocketAddr, protocol: Protocol, state: EndpointState, now: Instant) -> Endpoint {
+fn endpoint_of(
+    id: EndpointId,
+    address: SocketAddr,
+    protocol: Protocol,
+    state: EndpointState,
+    now: Instant,
+) -> Endpoint {
     Endpoint {
         id,
         address,
@@ -103,7 +109,10 @@ mod tests {
 
     fn seen(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<(String, EndpointState)> {
         let endpoints = endpoints(port, slices, Instant::now());
-        endpoints.into_iter().map(|endpoint| (endpoint.address.to_string(), endpoint.state)).collect()
+        endpoints
+            .into_iter()
+            .map(|endpoint| (endpoint.address.to_string(), endpoint.state))
+            .collect()
     }
 
     /// Add-on unit test `TestCollectServiceState_*`: nil is ready, addresses count once, ports by name.
@@ -127,7 +136,10 @@ mod tests {
                 ("10.0.0.4:8080".to_owned(), EndpointState::Draining),
             ]
         );
-        assert_eq!(seen(port, &[slice(json!([{ "name": "none", "port": 1 }]), json!([]))]), []);
+        assert_eq!(
+            seen(port, &[slice(json!([{ "name": "none", "port": 1 }]), json!([]))]),
+            []
+        );
     }
 
     /// Add-on e2e `TestPortNameRouting`.
@@ -149,7 +161,10 @@ mod tests {
         ] {
             let service = service(json!([{ "port": 80, "appProtocol": app_protocol }]));
             let port = port(&service, &target(Some(80), None)).unwrap();
-            let slice = slice(json!([{ "name": "", "port": 80 }]), json!([{ "addresses": ["10.0.0.1"] }]));
+            let slice = slice(
+                json!([{ "name": "", "port": 80 }]),
+                json!([{ "addresses": ["10.0.0.1"] }]),
+            );
             assert_eq!(endpoints(port, [&slice], Instant::now())[0].protocol, expected);
         }
     }

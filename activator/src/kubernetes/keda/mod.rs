@@ -13,7 +13,7 @@ pub mod operator;
 mod state;
 mod wakes;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
 use k8s_openapi::api::{
@@ -23,9 +23,11 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Resource,
     api::{ApiResource, DynamicObject},
-    runtime::{WatchStreamExt, watcher, watcher::watcher},
+    runtime::{WatchStreamExt, watcher},
 };
-use pilotlight_manifests::keda::{HttpScaledObjectSpec, InterceptorRouteSpec, RESPONSE_BODY_LABEL, ScaledObjectSpec, Spec};
+use pilotlight_manifests::keda::{
+    GoDuration, HttpScaledObjectSpec, InterceptorRouteSpec, RESPONSE_BODY_LABEL, ScaleTargetRef, ScaledObjectSpec, Spec,
+};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -73,15 +75,21 @@ impl KedaConfig {
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self, VariableError> {
         let duration = |name: &'static str, default: Duration| match get(name).filter(|value| !value.is_empty()) {
             None => Ok(default),
-            Some(value) => pilotlight_manifests::go_duration(&value).ok_or(VariableError {
-                name,
-                value,
-                expected: "a duration such as `500ms` or `1m30s`",
-            }),
+            Some(value) => GoDuration::parse(&value)
+                .map(|duration| duration.0)
+                .ok_or(VariableError {
+                    name,
+                    value,
+                    expected: "a duration such as `500ms` or `1m30s`",
+                }),
         };
         let either = |old: &'static str, name: &'static str, default: Duration| {
             let old = duration(old, Duration::ZERO)?;
-            if old.is_zero() { duration(name, default) } else { Ok(old) }
+            if old.is_zero() {
+                duration(name, default)
+            } else {
+                Ok(old)
+            }
         };
         let pending = "KEDA_HTTP_COLD_START_MAX_PENDING_REQUESTS";
         let max_pending = get(pending).filter(|value| !value.is_empty()).map_or(Ok(0), |value| {
@@ -93,7 +101,11 @@ impl KedaConfig {
         });
         Ok(Self {
             namespace: get("KEDA_HTTP_WATCH_NAMESPACE").filter(|value| !value.is_empty()),
-            readiness_timeout: either("KEDA_CONDITION_WAIT_TIMEOUT", "KEDA_HTTP_READINESS_TIMEOUT", Duration::ZERO)?,
+            readiness_timeout: either(
+                "KEDA_CONDITION_WAIT_TIMEOUT",
+                "KEDA_HTTP_READINESS_TIMEOUT",
+                Duration::ZERO,
+            )?,
             request_timeout: duration("KEDA_HTTP_REQUEST_TIMEOUT", Duration::ZERO)?,
             response_header_timeout: either(
                 "KEDA_RESPONSE_HEADER_TIMEOUT",
@@ -160,19 +172,19 @@ async fn bring(context: &Context, state: &mut State, resources: &mut Resources) 
 /// The API resources of kinds, asked for once each.
 struct Resources {
     client: Client,
-    known: std::collections::HashMap<(String, String), ApiResource>,
+    known: HashMap<(String, String), ApiResource>,
 }
 
 impl Resources {
     fn new(client: Client) -> Self {
         Self {
             client,
-            known: std::collections::HashMap::new(),
+            known: HashMap::new(),
         }
     }
 
     /// `None` for a kind that the API server does not know; logged, and asked for again at the next change.
-    async fn find(&mut self, workload: &pilotlight_manifests::keda::ScaleTargetRef) -> Option<ApiResource> {
+    async fn find(&mut self, workload: &ScaleTargetRef) -> Option<ApiResource> {
         let key = (workload.api_version().to_owned(), workload.kind().to_owned());
         if let Some(known) = self.known.get(&key) {
             return Some(known.clone());
@@ -208,8 +220,16 @@ fn changes(client: &Client, config: &KedaConfig) -> impl Stream<Item = Change> +
         kedas::<InterceptorRouteSpec>(client, namespace, Change::Route),
         kedas::<HttpScaledObjectSpec>(client, namespace, Change::HttpScaledObject),
         kedas::<ScaledObjectSpec>(client, namespace, Change::ScaledObject),
-        watched(scoped::<Service>(client, namespace), watcher::Config::default(), Change::Service),
-        watched(scoped::<EndpointSlice>(client, namespace), watcher::Config::default(), Change::Slice),
+        watched(
+            scoped::<Service>(client, namespace),
+            watcher::Config::default(),
+            Change::Service,
+        ),
+        watched(
+            scoped::<EndpointSlice>(client, namespace),
+            watcher::Config::default(),
+            Change::Slice,
+        ),
         watched(scoped::<ConfigMap>(client, namespace), labelled, Change::ConfigMap),
         operators(client.clone()).boxed(),
     ])
@@ -225,7 +245,11 @@ where
     }
 }
 
-fn kedas<S: Spec>(client: &Client, namespace: Option<&str>, wrap: fn(state::Event<DynamicObject>) -> Change) -> BoxStream<'static, Change> {
+fn kedas<S: Spec>(
+    client: &Client,
+    namespace: Option<&str>,
+    wrap: fn(state::Event<DynamicObject>) -> Change,
+) -> BoxStream<'static, Change> {
     let resource = ApiResource {
         group: S::GROUP.to_owned(),
         version: S::VERSION.to_owned(),
@@ -260,21 +284,74 @@ where
     events.map(wrap).boxed()
 }
 
-/// Whether a KEDA operator runs, each time it was looked at. While that can't be told nothing is woken by us.
+/// Whether a KEDA operator runs, each time that could be told. Until it was told once nothing is woken by us.
 fn operators(client: Client) -> impl Stream<Item = Change> {
     let client = Arc::new(client);
     let ticks = stream::unfold(tokio::time::interval(OPERATOR_PERIOD), |mut ticks| async {
         ticks.tick().await;
         Some(((), ticks))
     });
-    ticks.then(move |()| {
+    let looks = ticks.then(move |()| {
         let client = Arc::clone(&client);
-        async move {
-            let seen = operator::look(&client).await;
-            if let Err(error) = &seen {
-                tracing::warn!(%error, "can't tell whether a KEDA operator runs");
-            }
-            Change::Operator(seen.is_ok_and(operator::Seen::runs), seen_ok())
+        async move { operator::look(&client).await }
+    });
+    looks.filter_map(async |seen| match seen {
+        Ok(seen) => Some(Change::Operator(seen.runs())),
+        Err(error) => {
+            tracing::warn!(%error, "can't tell whether a KEDA operator runs");
+            None
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<KedaConfig, VariableError> {
+        KedaConfig::from_variables(|name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn add_on_variables_have_its_names_and_defaults() {
+        let none = read(&[]).unwrap();
+        assert_eq!(none.response_header_timeout, Duration::from_mins(5));
+        assert_eq!(
+            (none.readiness_timeout, none.request_timeout, none.max_pending),
+            (Duration::ZERO, Duration::ZERO, 0)
+        );
+        let some = read(&[
+            ("KEDA_HTTP_READINESS_TIMEOUT", "1m30s"),
+            ("KEDA_HTTP_RESPONSE_HEADER_TIMEOUT", "0s"),
+            ("KEDA_HTTP_COLD_START_MAX_PENDING_REQUESTS", "7"),
+            ("KEDA_HTTP_WATCH_NAMESPACE", ""),
+        ]);
+        let some = some.unwrap();
+        assert_eq!(
+            (some.readiness_timeout, some.response_header_timeout),
+            (Duration::from_secs(90), Duration::ZERO)
+        );
+        assert_eq!((some.max_pending, some.namespace), (7, None));
+    }
+
+    #[test]
+    fn add_on_deprecated_variables_win_where_they_are_above_zero() {
+        let new = ("KEDA_HTTP_READINESS_TIMEOUT", "5s");
+        for (old, seconds) in [("20s", 20), ("0s", 5)] {
+            let config = read(&[("KEDA_CONDITION_WAIT_TIMEOUT", old), new]).unwrap();
+            assert_eq!(config.readiness_timeout, Duration::from_secs(seconds));
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_no_duration_is_named() {
+        let error = read(&[("KEDA_HTTP_REQUEST_TIMEOUT", "soon")]).unwrap_err();
+        assert!(
+            error.to_string().starts_with("KEDA_HTTP_REQUEST_TIMEOUT=soon"),
+            "{error}"
+        );
+    }
 }

@@ -37,7 +37,11 @@ pub async fn look(client: &Client) -> kube::Result<Seen> {
     let leases: Api<Lease> = Api::all(client.clone());
     let named = ListParams::default().fields(&format!("metadata.name={LEASE}"));
     let leases = leases.list(&named).await?;
-    let renewed = leases.items.iter().filter_map(|lease| since(lease, Timestamp::now())).min();
+    let renewed = leases
+        .items
+        .iter()
+        .filter_map(|lease| since(lease, Timestamp::now()))
+        .min();
     let services: Api<DynamicObject> = Api::all_with(client.clone(), &api_services());
     let service = services.get_opt(API_SERVICE).await?;
     Ok(Seen {
@@ -65,7 +69,10 @@ fn since(lease: &Lease, now: Timestamp) -> Option<Duration> {
 }
 
 fn is_kedas(service: &Value) -> bool {
-    let name = service.pointer("/spec/service/name").and_then(Value::as_str).unwrap_or_default();
+    let name = service
+        .pointer("/spec/service/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let conditions = service.pointer("/status/conditions").and_then(Value::as_array);
     let available = |condition: &Value| condition["type"] == "Available" && condition["status"] == "True";
     name.contains("keda") && conditions.is_some_and(|conditions| conditions.iter().any(available))
@@ -86,7 +93,10 @@ mod tests {
             (seconds(600), false, false),
             (seconds(600), true, true),
         ] {
-            let seen = Seen { renewed, serves_metrics };
+            let seen = Seen {
+                renewed,
+                serves_metrics,
+            };
             assert_eq!(seen.runs(), runs, "{seen:?}");
         }
     }

@@ -1,8 +1,6 @@
 //! What a wake of a route scales: pure functions of the objects that name it.
 
-use pilotlight_manifests::keda::{
-    self, HttpScaledObjectSpec, Meta, Object, ScaleTargetRef, ScaledObjectSpec,
-};
+use pilotlight_manifests::keda::{self, HttpScaledObjectSpec, Meta, Object, ScaleTargetRef, ScaledObjectSpec};
 
 /// A workload to scale, and how far.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +44,12 @@ pub(crate) fn of_http_scaled_object(object: &Object<HttpScaledObjectSpec>) -> Op
             api_version: target.api_version.clone(),
             kind: target.kind.clone(),
         },
-        replicas: object.spec.replicas.and_then(|replicas| replicas.min).unwrap_or(0).max(1),
+        replicas: object
+            .spec
+            .replicas
+            .and_then(|replicas| replicas.min)
+            .unwrap_or(0)
+            .max(1),
     })
 }
 
@@ -65,12 +68,16 @@ mod tests {
     use super::*;
 
     fn object<S: Spec>(annotations: Value, spec: Value) -> Object<S> {
-        read(json!({ "metadata": { "name": "so", "namespace": "shop", "annotations": annotations }, "spec": spec })).unwrap()
+        read(json!({ "metadata": { "name": "so", "namespace": "shop", "annotations": annotations }, "spec": spec }))
+            .unwrap()
     }
 
     fn scaled(annotations: Value, min: i32) -> Object<ScaledObjectSpec> {
         let trigger = json!({ "type": "external-push", "metadata": { "interceptorRoute": "app" } });
-        object(annotations, json!({ "scaleTargetRef": { "name": "web" }, "minReplicaCount": min, "triggers": [trigger] }))
+        object(
+            annotations,
+            json!({ "scaleTargetRef": { "name": "web" }, "minReplicaCount": min, "triggers": [trigger] }),
+        )
     }
 
     #[test]
@@ -94,10 +101,14 @@ mod tests {
 
     #[test]
     fn an_http_scaled_object_wakes_its_own_workload_unless_it_is_to_make_no_scaled_object() {
-        let spec = json!({ "scaleTargetRef": { "name": "web", "service": "web", "port": 80 }, "replicas": { "min": 2 } });
+        let spec =
+            json!({ "scaleTargetRef": { "name": "web", "service": "web", "port": 80 }, "replicas": { "min": 2 } });
         let own: Object<HttpScaledObjectSpec> = object(json!({}), spec.clone());
         assert_eq!(of_http_scaled_object(&own).unwrap().replicas, 2);
-        let skip = object(json!({ "httpscaledobject.keda.sh/skip-scaledobject-creation": "true" }), spec);
+        let skip = object(
+            json!({ "httpscaledobject.keda.sh/skip-scaledobject-creation": "true" }),
+            spec,
+        );
         assert_eq!(of_http_scaled_object(&skip), None);
     }
 }

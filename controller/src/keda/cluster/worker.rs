@@ -1,0 +1,509 @@
+//! One workload that is scaled by us: a task that looks at its triggers, decides and writes its `scale` and the status.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    api::autoscaling::v1::Scale,
+    jiff::{Timestamp, Unit},
+};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+};
+use pilotlight_activator::kubernetes::keda::resource;
+use pilotlight_manifests::{
+    keda::{HttpScaledObjectSpec, ScaledObjectSpec},
+    kubernetes::AUTOSCALER_MANAGER,
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Notify, watch},
+    task::{AbortHandle, JoinSet},
+    time::{Instant, Interval, MissedTickBehavior},
+};
+
+use super::{
+    super::{
+        hpa::Hpa,
+        messages::ScaledObjectRef,
+        scaling::{HPA_PERIOD, Look, Pause, Policy, Scaling, Step},
+        state::Scaler,
+    },
+    objects::{Scalable, Subject, resource_of},
+    status::{self, Condition},
+    triggers::{Triggers, Unsupported},
+};
+
+/// `lastActiveTime` is written again only after so long: a restart then forgets no more than that of a cool-down.
+const ACTIVE_WRITTEN: Duration = Duration::from_secs(10);
+/// Pauses of streams that failed, as KEDA's.
+const STREAM_PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
+
+/// A task; dropped, it ends. What it was about to write may be written still.
+pub(crate) struct Worker {
+    scalable: watch::Sender<Scalable>,
+    task: AbortHandle,
+}
+
+impl Worker {
+    pub(crate) fn start(
+        client: Client,
+        http: reqwest::Client,
+        scaler: Arc<Scaler>,
+        subject: Subject,
+        scalable: Scalable,
+    ) -> Self {
+        let (sender, receiver) = watch::channel(scalable);
+        let task = tokio::spawn(run(client, http, scaler, subject, receiver)).abort_handle();
+        Self { scalable: sender, task }
+    }
+
+    /// Takes the object as it is now.
+    pub(crate) fn set(&self, scalable: Scalable) {
+        self.scalable.send_if_modified(|known| {
+            // The status is our own.
+            let news = known.spec != scalable.spec || known.meta != scalable.meta;
+            known.status.clone_from(&scalable.status);
+            if news {
+                *known = scalable;
+            }
+            news
+        });
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn run(
+    client: Client,
+    http: reqwest::Client,
+    scaler: Arc<Scaler>,
+    subject: Subject,
+    mut scalable: watch::Receiver<Scalable>,
+) {
+    let now = scalable.borrow_and_update().clone();
+    let mut work = Work::new(client, http, Arc::clone(&scaler), subject, now);
+    let mut pushes = work.follow_pushes();
+    let mut changes = scaler.changes();
+    let mut ticks = work.ticks();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => work.look().await,
+            () = work.pushed.notified() => work.push().await,
+            changed = changes.changed() => match changed {
+                Ok(()) => work.counted().await,
+                Err(_) => return,
+            },
+            changed = scalable.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = scalable.borrow_and_update().clone();
+                work.change(now);
+                pushes = work.follow_pushes();
+                ticks = work.ticks();
+            }
+        }
+        // The tasks of the streams go with this one.
+        let _ = &pushes;
+    }
+}
+
+/// Durations since a beginning of our own, and what they are in the world.
+#[derive(Clone, Copy)]
+struct Clock {
+    began: Instant,
+    world: Timestamp,
+    /// Where the beginning stands on our clock, so that times before it have a place too.
+    offset: Duration,
+}
+
+impl Clock {
+    /// Room for what happened before this process.
+    const PAST: Duration = Duration::from_hours(24 * 365 * 30);
+
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            world: Timestamp::now(),
+            offset: Self::PAST,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.offset + self.began.elapsed()
+    }
+
+    fn read(&self, text: &str) -> Option<Duration> {
+        let ago = self.world.duration_since(text.parse().ok()?);
+        Duration::try_from(ago).map_or(Some(self.offset), |ago| self.offset.checked_sub(ago))
+    }
+
+    fn show(&self, at: Duration) -> String {
+        let after = at.saturating_sub(self.offset);
+        let before = self.offset.saturating_sub(at);
+        let time = self.world.checked_add(after).and_then(|time| time.checked_sub(before));
+        let time = time.unwrap_or(self.world);
+        time.round(Unit::Second).unwrap_or(time).to_string()
+    }
+}
+
+struct Work {
+    client: Client,
+    http: reqwest::Client,
+    scaler: Arc<Scaler>,
+    subject: Subject,
+    scalable: Scalable,
+    scaling: Scaling,
+    triggers: Result<Arc<Triggers>, Unsupported>,
+    clock: Clock,
+    pushed: Arc<Notify>,
+    /// The kind of the workload, once the API server told it.
+    resource: Option<ApiResource>,
+    /// Replicas at the last look.
+    replicas: Option<u32>,
+    told_active: Option<Duration>,
+}
+
+impl Work {
+    fn new(client: Client, http: reqwest::Client, scaler: Arc<Scaler>, subject: Subject, scalable: Scalable) -> Self {
+        let clock = Clock::new();
+        let Scalable { meta, spec, status } = &scalable;
+        let last_active = status
+            .get("lastActiveTime")
+            .and_then(Value::as_str)
+            .and_then(|text| clock.read(text));
+        let created = clock.read(&meta.creation_timestamp).unwrap_or_else(|| clock.now());
+        let scaling = Scaling::new(Policy::new(meta, spec), Hpa::new(spec.behavior()), created, last_active);
+        let triggers = Triggers::new(&meta.namespace, &meta.name, spec).map(Arc::new);
+        Self {
+            client,
+            http,
+            scaler,
+            subject,
+            scalable,
+            scaling,
+            triggers,
+            clock,
+            pushed: Arc::new(Notify::new()),
+            resource: None,
+            replicas: None,
+            told_active: last_active,
+        }
+    }
+
+    /// The shorter of KEDA's period and that of a HorizontalPodAutoscaler: one task does both.
+    fn ticks(&self) -> Interval {
+        let mut ticks = tokio::time::interval(self.scaling.policy().polling.min(HPA_PERIOD));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    }
+
+    fn change(&mut self, scalable: Scalable) {
+        let Scalable { meta, spec, .. } = &scalable;
+        self.scaling.set_policy(Policy::new(meta, spec), spec.behavior());
+        self.triggers = Triggers::new(&meta.namespace, &meta.name, spec).map(Arc::new);
+        if spec.scale_target_ref != self.scalable.spec.scale_target_ref {
+            self.resource = None;
+        }
+        self.replicas = None;
+        self.scalable = scalable;
+    }
+
+    /// Follows the streams of other external scalers, until what is returned is dropped.
+    fn follow_pushes(&self) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for (client, reference) in self.triggers.iter().flat_map(|triggers| triggers.push()) {
+            tasks.spawn(follow(client.clone(), reference.clone(), Arc::clone(&self.pushed)));
+        }
+        tasks
+    }
+
+    /// Our own counts are new: whether a workload that sleeps has to be started.
+    async fn counted(&mut self) {
+        let asleep = self
+            .replicas
+            .is_none_or(|replicas| replicas < self.scaling.policy().awake());
+        let Ok(triggers) = &self.triggers else { return };
+        if asleep && triggers.is_own_active(&self.scaler) {
+            self.push().await;
+        }
+    }
+
+    /// A trigger became active.
+    async fn push(&mut self) {
+        if self.triggers.is_err() {
+            return;
+        }
+        let Some((current, version)) = self.read().await else {
+            return;
+        };
+        let step = self.scaling.pushed(self.clock.now(), current);
+        self.carry_out(current, &version, step).await;
+    }
+
+    /// The look of a tick.
+    async fn look(&mut self) {
+        let triggers = match &self.triggers {
+            Ok(triggers) => Arc::clone(triggers),
+            Err(unsupported) => {
+                let condition = left_alone(unsupported);
+                return self.tell(&[condition]).await;
+            }
+        };
+        let look = triggers.look(&self.scaler, &self.http).await;
+        let Some((current, version)) = self.read().await else {
+            return;
+        };
+        let step = self.scaling.look(self.clock.now(), current, &look);
+        self.carry_out(current, &version, step).await;
+        let conditions = self.conditions(&look);
+        self.tell(&conditions).await;
+    }
+
+    /// The replicas asked for, and the version that says so. What went wrong is in the condition.
+    async fn read(&mut self) -> Option<(u32, String)> {
+        let api = self.api().await?;
+        match api.get_scale(&self.scalable.spec.scale_target_ref.name).await {
+            Ok(scale) => {
+                let seen = seen(&scale);
+                self.replicas = Some(seen.0);
+                Some(seen)
+            }
+            Err(error) => {
+                self.unreachable(&error).await;
+                None
+            }
+        }
+    }
+
+    async fn api(&mut self) -> Option<Api<DynamicObject>> {
+        if self.resource.is_none() {
+            let target = &self.scalable.spec.scale_target_ref;
+            match resource(&self.client, target.api_version(), target.kind()).await {
+                Ok(resource) => self.resource = Some(resource),
+                Err(error) => {
+                    self.unreachable(&error).await;
+                    return None;
+                }
+            }
+        }
+        let resource = self.resource.as_ref()?;
+        Some(Api::namespaced_with(
+            self.client.clone(),
+            &self.scalable.meta.namespace,
+            resource,
+        ))
+    }
+
+    async fn unreachable(&mut self, error: &kube::Error) {
+        let condition = Condition {
+            kind: "Ready",
+            status: false,
+            reason: "ScaleTargetNotFound",
+            message: format!("the scale of the workload can't be read: {error}"),
+        };
+        self.tell(&[condition]).await;
+    }
+
+    /// Writes a step if nobody wrote since it was decided on; the next look decides anew otherwise.
+    async fn carry_out(&mut self, current: u32, version: &str, step: Step) {
+        let Step::Scale(replicas, reason) = step else { return };
+        let Some(api) = self.api().await else { return };
+        let name = &self.scalable.spec.scale_target_ref.name;
+        let patch = json!({ "metadata": { "resourceVersion": version }, "spec": { "replicas": replicas } });
+        let params = PatchParams {
+            field_manager: Some(AUTOSCALER_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let object = self.scalable.meta.key();
+        match api.patch_scale(name, &params, &Patch::Merge(patch)).await {
+            Ok(scale) => {
+                tracing::info!(
+                    object,
+                    from = current,
+                    to = replicas,
+                    reason = reason.as_str(),
+                    "scaled"
+                );
+                self.replicas = Some(seen(&scale).0);
+                self.scaling.scaled(self.clock.now(), current, replicas);
+            }
+            Err(error) => tracing::info!(object, %error, "a step was not taken"),
+        }
+    }
+
+    fn conditions(&self, look: &Look) -> [Condition; 4] {
+        let policy = self.scaling.policy();
+        let condition = |kind, status, reason, message: &str| Condition {
+            kind,
+            status,
+            reason,
+            message: message.to_owned(),
+        };
+        let active = look.active || policy.force;
+        let paused = policy.pause != Pause::No;
+        [
+            condition(
+                "Ready",
+                !look.failed,
+                if look.failed {
+                    "TriggerError"
+                } else {
+                    "ScaledObjectReady"
+                },
+                if look.failed {
+                    "a trigger can't be asked; the workload is not scaled to zero"
+                } else {
+                    "ScaledObject is defined correctly and is ready for scaling"
+                },
+            ),
+            condition(
+                "Active",
+                active,
+                if active { "ScalerActive" } else { "ScalerNotActive" },
+                if active {
+                    "Scaling is performed because triggers are active"
+                } else {
+                    "Scaling is not performed because triggers are not active"
+                },
+            ),
+            condition(
+                "Fallback",
+                self.scaling.is_fallen_back(),
+                if self.scaling.is_fallen_back() {
+                    "FallbackExists"
+                } else {
+                    "NoFallbackFound"
+                },
+                "replicas of the fallback, while triggers fail",
+            ),
+            condition(
+                "Paused",
+                paused,
+                if paused {
+                    "ScaledObjectPaused"
+                } else {
+                    "ScaledObjectUnpaused"
+                },
+                "annotations say whether it is",
+            ),
+        ]
+    }
+
+    /// Writes what is new of the status. An HTTPScaledObject's own is its condition of being accepted, and stays.
+    async fn tell(&mut self, conditions: &[Condition]) {
+        let resource = match self.subject {
+            Subject::ScaledObject(_) => resource_of::<ScaledObjectSpec>(),
+            Subject::HttpScaledObject(_) => resource_of::<HttpScaledObjectSpec>(),
+        };
+        let faults = conditions
+            .iter()
+            .filter(|condition| condition.kind == "Ready" && !condition.status);
+        for fault in faults {
+            tracing::warn!(
+                object = self.scalable.meta.key(),
+                reason = fault.reason,
+                message = fault.message,
+                "not scaled"
+            );
+        }
+        let mut status = json!({});
+        if let Some(active) = self.news_of_activity() {
+            status["lastActiveTime"] = active.into();
+        }
+        if matches!(self.subject, Subject::ScaledObject(_)) {
+            let new = status::conditions(&self.scalable.status, &self.scalable.meta, conditions, Timestamp::now());
+            if self.scalable.status.get("conditions") != Some(&new) {
+                status["conditions"] = new;
+            }
+            let kind = self
+                .resource
+                .as_ref()
+                .map(|resource| format!("{}.{}", resource.api_version, resource.kind));
+            if let Some(kind) = kind.filter(|kind| self.scalable.status.get("scaleTargetKind") != Some(&json!(kind))) {
+                status["scaleTargetKind"] = kind.into();
+            }
+        }
+        let Some(fields) = status.as_object().filter(|fields| !fields.is_empty()) else {
+            return;
+        };
+        let known = &mut self.scalable.status;
+        if !known.is_object() {
+            *known = json!({});
+        }
+        for (field, value) in fields {
+            known[field] = value.clone();
+        }
+        status::patch(&self.client, &resource, &self.scalable.meta, status).await;
+    }
+
+    fn news_of_activity(&mut self) -> Option<String> {
+        let active = self.scaling.last_active()?;
+        let old = self
+            .told_active
+            .is_none_or(|told| active.saturating_sub(told) >= ACTIVE_WRITTEN);
+        old.then(|| {
+            self.told_active = Some(active);
+            self.clock.show(active)
+        })
+    }
+}
+
+fn left_alone(unsupported: &Unsupported) -> Condition {
+    Condition {
+        kind: "Ready",
+        status: false,
+        reason: unsupported.reason(),
+        message: format!("{unsupported}; the workload is left alone"),
+    }
+}
+
+fn seen(scale: &Scale) -> (u32, String) {
+    let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
+    let version = scale.metadata.resource_version.clone().unwrap_or_default();
+    (u32::try_from(replicas).unwrap_or(0), version)
+}
+
+/// Follows the stream of an external scaler, as KEDA does.
+async fn follow(client: super::super::client::Client, reference: ScaledObjectRef, pushed: Arc<Notify>) {
+    let mut pause = STREAM_PAUSE.0;
+    loop {
+        let ended = async {
+            let mut stream = client.stream_is_active(reference.clone()).await?;
+            while let Some(message) = stream.message().await? {
+                if message.result {
+                    pushed.notify_one();
+                }
+            }
+            Ok::<(), tonic::Status>(())
+        };
+        match ended.await {
+            Ok(()) => pause = STREAM_PAUSE.0,
+            Err(error) => tracing::debug!(%error, "the stream of an external scaler failed"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(STREAM_PAUSE.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_the_status_survive_a_restart() {
+        let clock = Clock::new();
+        let before = clock.now() - Duration::from_secs(90);
+        let text = clock.show(before);
+        let read = clock.read(&text).unwrap();
+        // The text has whole seconds.
+        assert!(read.abs_diff(before) <= Duration::from_secs(1), "{text}");
+        assert!(clock.read("1970-01-01T00:00:00Z").is_none());
+        assert_eq!(clock.read("nonsense"), None);
+    }
+}
