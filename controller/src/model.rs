@@ -12,6 +12,9 @@ use parking_lot::Mutex;
 use pilotlight_manifests::Storage;
 use sha2::{Digest, Sha256};
 
+/// What is said of a claim.
+const NEEDS_KUBERNETES: &str = "pvc:// needs Kubernetes: on one machine give the model's path, or file:///PATH";
+
 /// A model file as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Model {
@@ -30,8 +33,8 @@ pub(crate) enum ModelError {
     NotOne(PathBuf, Vec<String>),
     /// It can't be read.
     Unreadable(PathBuf, String),
-    /// A kind of storage of which this platform knows nothing.
-    Unsupported,
+    /// A kind of storage that this platform has not; what to do instead.
+    Unsupported(&'static str),
 }
 
 impl ModelError {
@@ -39,7 +42,7 @@ impl ModelError {
     pub(crate) fn path(&self) -> &Path {
         match self {
             Self::Missing(path) | Self::NotOne(path, _) | Self::Unreadable(path, _) => path,
-            Self::Unsupported => Path::new(""),
+            Self::Unsupported(_) => Path::new(""),
         }
     }
 
@@ -70,7 +73,7 @@ impl ModelError {
                 )
             }
             Self::Unreadable(path, error) => format!("{} can't be read: {error}", name(path)),
-            Self::Unsupported => "this kind of storage is not supported".to_owned(),
+            Self::Unsupported(why) => (*why).to_owned(),
         }
     }
 }
@@ -151,7 +154,10 @@ fn unreadable(path: &Path, error: &io::Error) -> ModelError {
 /// The file itself, or the one `.onnx` file of a directory.
 fn locate(storage: &Storage) -> Result<PathBuf, ModelError> {
     let Storage::Local(path) = storage else {
-        return Err(ModelError::Unsupported);
+        return Err(ModelError::Unsupported(match storage {
+            Storage::Claim { .. } => NEEDS_KUBERNETES,
+            _ => "this kind of storage is not supported on one machine",
+        }));
     };
     let meta = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if !meta.is_dir() {

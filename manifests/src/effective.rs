@@ -17,6 +17,16 @@ pub struct Source {
 pub enum Storage {
     /// A file on this machine, or a directory that holds exactly one `.onnx` file.
     Local(PathBuf),
+    /// `pvc://CLAIM/PATH`: a file or directory on a PersistentVolumeClaim, which only Kubernetes has.
+    Claim {
+        /// The claim's name.
+        claim: String,
+        /// The path within it, without a slash at its ends; empty for the claim's root.
+        path: String,
+    },
+    /// A URI to be fetched from: s3, gs, Azure's, http or https, as the user wrote it. Its query may hold a signature, so it
+    /// is not to be shown as it is.
+    Remote(String),
 }
 
 /// The scaling options, Knative's names and defaults.
