@@ -113,9 +113,9 @@ pub struct Model {
     /// The model's format.
     #[schemars(required)]
     pub model_format: Option<ModelFormat>,
-    /// Where the model is: a path, relative to the manifest's file, or a URI: `file:///PATH`, `s3://BUCKET/KEY`,
-    /// `gs://BUCKET/KEY`, `https://HOST/PATH`, `az://CONTAINER/PATH`, and in Kubernetes `pvc://CLAIM/PATH`. An `.onnx` file, or
-    /// a directory (or an archive: tar, tar.gz, zip) that holds exactly one. After `#sha256=` a checksum of what is fetched.
+    /// Where the model is: a path, relative to the manifest's file, or a URI such as `s3://BUCKET/KEY`. Schemes: `file`, `s3`,
+    /// `gs`, `https`, `http`, `az`, `abfs`, and in Kubernetes `pvc://CLAIM/PATH`. An `.onnx` file, or a directory (or an
+    /// archive: tar, tar.gz, zip) that holds exactly one. After `#sha256=` a checksum of what is fetched.
     #[schemars(required)]
     pub storage_uri: Option<String>,
     /// The protocol that clients are told of; V1 and V2 are answered whatever it says.
