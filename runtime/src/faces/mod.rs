@@ -22,12 +22,13 @@ use tokio::time::Instant;
 pub(crate) use body::{Budget, Share, read as read_body, too_large};
 pub(crate) use coding::Coding;
 pub(crate) use json::{check_shape, declared};
-pub(crate) use path::{Target, target};
-pub(crate) use triton::{ModelConfig, statistics};
-pub(crate) use v2::{VERSION, metadata};
+pub(crate) use path::{Of, Target, target};
+pub(crate) use triton::{Management, ModelConfig, index, statistics};
+pub(crate) use v2::metadata;
 
 use crate::error::ApiError;
 use crate::scheduler::Answer;
+use crate::served::Served;
 
 /// A protocol for inference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,7 @@ pub(crate) enum Call {
         id: Option<String>,
         outputs: Vec<v2::Requested>,
         timeout: Option<Duration>,
+        priority: u32,
     },
     Predict {
         request_id: Option<String>,
@@ -77,6 +79,7 @@ impl Face {
                         id: request.id,
                         outputs: request.outputs,
                         timeout: request.timeout,
+                        priority: request.priority,
                     },
                 ))
             }
@@ -122,16 +125,23 @@ impl Call {
     /// Outputs to body and, where binary tensors follow its JSON, the length of that.
     pub(crate) fn answer(
         &self,
-        model: &str,
-        signature: &Signature,
+        served: &Served,
         answer: &Answer,
         arrived: Instant,
     ) -> Result<(Vec<u8>, Option<usize>), ApiError> {
+        let signature = served.signature();
         match self {
             Self::V1 => Ok((v1::answer(signature, &answer.outputs), None)),
-            Self::V2 { id, outputs, .. } => v2::answer(model, id.as_deref(), signature, outputs, &answer.outputs),
+            Self::V2 { id, outputs, .. } => {
+                let head = v2::Head {
+                    model: served.name(),
+                    version: served.version(),
+                    id: id.as_deref(),
+                };
+                v2::answer(&head, signature, outputs, &answer.outputs)
+            }
             Self::Predict { .. } => {
-                let prediction = predict::predict(model, signature, &answer.outputs)?;
+                let prediction = predict::predict(served.name(), signature, &answer.outputs)?;
                 let latency_ms = arrived.elapsed().as_secs_f64() * 1000.0;
                 Ok((predict::answer(&prediction, latency_ms, answer.batch_rows), None))
             }
@@ -143,6 +153,14 @@ impl Call {
         match self {
             Self::Predict { request_id } => request_id.as_deref(),
             Self::V1 | Self::V2 { .. } => None,
+        }
+    }
+
+    /// How important it is to the client; 0: it does not say.
+    pub(crate) fn priority(&self) -> u32 {
+        match self {
+            Self::V2 { priority, .. } => *priority,
+            Self::V1 | Self::Predict { .. } => 0,
         }
     }
 

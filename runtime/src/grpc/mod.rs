@@ -22,10 +22,10 @@ use self::messages::{ModelInferRequest, ModelInferResponse, ModelStreamInferResp
 pub(crate) use self::wire::GrpcBody;
 use self::wire::{Messages, decode, encode, failed, reply, trailers};
 use crate::app::App;
-use crate::error::{ApiError, Code, InferError};
-use crate::faces::v2::VERSION;
+use crate::error::{ApiError, InferError};
 use crate::metrics::{Meter, Outcome};
 use crate::scheduler::Request as InferRequest;
+use crate::served::Served;
 
 /// How many requests of one stream are under way at a time. They are answered in their order.
 const STREAM_AHEAD: usize = 32;
@@ -82,21 +82,31 @@ where
     }
     let call = async {
         // Refused before the message is read: a full queue is no time to take in more.
-        app.scheduler.admit()?;
+        app.scheduler.admit(None)?;
         let (message, share) = receive.await?;
-        let request: ModelInferRequest = decode(message)?;
-        infer(app, request, share, arrived, deadline).await
+        Ok((decode::<ModelInferRequest>(message)?, share))
     };
-    metered(app, arrived, call).await.map(|response| encode(&response))
+    metered(app, arrived, deadline, call)
+        .await
+        .map(|response| encode(&response))
 }
 
-/// Counts an inference request.
-async fn metered(
+/// Receives an inference request, answers it and counts it.
+async fn metered<S>(
     app: &App,
     arrived: Instant,
-    call: impl Future<Output = Result<ModelInferResponse, ApiError>>,
+    deadline: Instant,
+    receive: impl Future<Output = Result<(ModelInferRequest, S), ApiError>>,
 ) -> Result<ModelInferResponse, ApiError> {
-    let meter = Meter::start(&app.metrics, arrived);
+    let mut meter = Meter::start(&app.metrics, arrived);
+    let call = async {
+        let (request, share) = receive.await?;
+        let lease = app
+            .repository
+            .lease_version(&request.model_name, version(&request.model_version))?;
+        meter.model(&lease.served.metrics);
+        infer(app, &lease.served, request, share, arrived, deadline).await
+    };
     let result = call.await;
     meter.finish(
         result
@@ -109,15 +119,14 @@ async fn metered(
 /// The way of every inference request from its message on. `received` is kept as long as the message.
 async fn infer<S>(
     app: &App,
+    served: &Arc<Served>,
     request: ModelInferRequest,
     received: S,
     arrived: Instant,
     deadline: Instant,
 ) -> Result<ModelInferResponse, ApiError> {
-    check_version(&request.model_name, &request.model_version)?;
-    let lease = app.repository.lease(&request.model_name)?;
-    let signature = lease.served.signature();
-    let open = app.scheduler.open(&lease.served);
+    let signature = served.signature();
+    let open = app.scheduler.open(served);
     let start = Instant::now();
     let whole = prost::Message::encoded_len(&request);
     let (inputs, call) = tensors::parse(request, whole, signature)?;
@@ -127,22 +136,19 @@ async fn infer<S>(
         inputs,
         arrived,
         deadline: call.timeout.map_or(deadline, |limit| deadline.min(arrived + limit)),
+        priority: call.priority,
     };
-    let answer = app.execute(&lease.served, open, request).await?;
+    let answer = app.execute(served, open, request).await?;
     let start = Instant::now();
     let timings = answer.timings;
-    let response = tensors::answer(&call, signature, answer.outputs);
-    app.answered(&lease.served, arrived, timings, input, start.elapsed());
+    let response = tensors::answer(&call, served, answer.outputs);
+    app.answered(served, arrived, timings, input, start.elapsed());
     Ok(response)
 }
 
-/// Every model has one version.
-fn check_version(model: &str, version: &str) -> Result<(), ApiError> {
-    if version.is_empty() || version == VERSION {
-        return Ok(());
-    }
-    let message = format!("model {model:?} has no version {version:?}; every model has the one version {VERSION:?}");
-    Err(ApiError::new(Code::ModelNotFound, message))
+/// The version that is asked for, if any.
+fn version(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// Requests of a stream run side by side and may share a batch. A request that fails is answered with its error and ends nothing;
@@ -167,7 +173,7 @@ where
             let request: ModelInferRequest = decode(message)?;
             let (model, id) = (request.model_name.clone(), request.id.clone());
             let deadline = arrived + app.config.request_timeout;
-            let result = metered(&app, arrived, infer(&app, request, share, arrived, deadline)).await;
+            let result = metered(&app, arrived, deadline, async { Ok((request, share)) }).await;
             Ok::<_, ApiError>(encode(&streamed(model, id, result)))
         }
     });

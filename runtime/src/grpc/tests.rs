@@ -261,7 +261,10 @@ async fn faults_have_the_status_and_the_code_of_their_kind() {
     both.inputs[0].contents = Some(Contents::default());
     let mut count = raw("FP32", &[0; 8]);
     count.raw_input_contents.push(Bytes::new());
-    let output = |name: &str| RequestedOutput { name: name.into() };
+    let output = |name: &str| RequestedOutput {
+        name: name.into(),
+        ..RequestedOutput::default()
+    };
     let timeout = InferParameter {
         choice: Some(Parameter::String("1".into())),
     };

@@ -20,6 +20,7 @@ pub(super) struct Parsed {
     pub(super) outputs: Option<Vec<RequestedOutput>>,
     pub(super) binary_output: bool,
     pub(super) timeout: Option<Duration>,
+    pub(super) priority: u32,
 }
 
 /// An input whose data is behind the JSON.
@@ -39,6 +40,7 @@ pub(super) struct RequestedOutput {
 #[derive(Default, Deserialize)]
 pub(super) struct OutputParameters {
     pub(super) binary_data: Option<bool>,
+    pub(super) classification: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +53,8 @@ struct RequestParameters {
     binary_data_output: Option<bool>,
     /// Microseconds; 0: none.
     timeout: Option<u64>,
+    /// 1 is the highest; 0: none.
+    priority: Option<u64>,
 }
 
 pub(super) struct Body<'a> {
@@ -80,6 +84,7 @@ impl<'de> Visitor<'de> for Body<'_> {
             outputs: None,
             binary_output: false,
             timeout: None,
+            priority: 0,
         };
         let mut inputs = None;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
@@ -88,6 +93,7 @@ impl<'de> Visitor<'de> for Body<'_> {
                 "parameters" => {
                     if let Some(parameters) = map.next_value::<Option<RequestParameters>>()? {
                         parsed.binary_output = parameters.binary_data_output.unwrap_or(false);
+                        parsed.priority = priority(parameters.priority.unwrap_or(0));
                         parsed.timeout = parameters.timeout.filter(|&us| us > 0).map(Duration::from_micros);
                     }
                 }
@@ -108,6 +114,11 @@ impl<'de> Visitor<'de> for Body<'_> {
         parsed.inputs = inputs.ok_or_else(|| Error::custom("\"inputs\" is missing"))?;
         Ok(parsed)
     }
+}
+
+/// A level past what the type holds is past every configured one too.
+pub(crate) fn priority(asked: u64) -> u32 {
+    u32::try_from(asked).unwrap_or(u32::MAX)
 }
 
 struct Inputs<'a> {
