@@ -118,13 +118,9 @@ impl Target<'_> {
         Ok((!left_out).then_some(path))
     }
 
-    fn folder(&self, path: &Path) -> Result<(), Refusal> {
-        fs::create_dir_all(path).map_err(Refusal::Disk)
-    }
-
     fn file(&mut self, path: &Path, content: &mut impl Read) -> Result<(), Refusal> {
         if let Some(parent) = path.parent() {
-            self.folder(parent)?;
+            make_folder(parent)?;
         }
         // No link is ever made here, so this can't write through one.
         let mut file = File::create_new(path).map_err(|error| match error.kind() {
@@ -155,6 +151,10 @@ impl Target<'_> {
     }
 }
 
+fn make_folder(path: &Path) -> Result<(), Refusal> {
+    fs::create_dir_all(path).map_err(Refusal::Disk)
+}
+
 fn tar(reader: impl Read, target: &mut Target<'_>) -> Result<(), Refusal> {
     let damaged = |error: io::Error| Refusal::Damaged(error.to_string());
     let mut archive = tar::Archive::new(reader);
@@ -165,7 +165,7 @@ fn tar(reader: impl Read, target: &mut Target<'_>) -> Result<(), Refusal> {
         let name = entry.path().map_err(damaged)?.into_owned();
         let Some(path) = target.path(&name)? else { continue };
         match entry.header().entry_type() {
-            tar::EntryType::Directory => target.folder(&path)?,
+            tar::EntryType::Directory => make_folder(&path)?,
             tar::EntryType::Regular | tar::EntryType::Continuous => target.file(&path, &mut entry)?,
             tar::EntryType::XGlobalHeader => {}
             _ => return Err(Refusal::Special(name.display().to_string())),
@@ -189,7 +189,7 @@ fn zip(reader: BufReader<File>, target: &mut Target<'_>) -> Result<(), Refusal> 
             continue;
         };
         if entry.is_dir() {
-            target.folder(&path)?;
+            make_folder(&path)?;
         } else if entry.is_file() {
             target.file(&path, &mut entry)?;
         } else {
@@ -305,7 +305,7 @@ mod tests {
         let bomb = tar_of(&[("a", FILE, &[0; 600]), ("b", FILE, &[0; 600])]);
         let (_, result) = unpacked("m.tar.gz", &gzip(&bomb), LIMITS);
         assert!(matches!(result, Err(Refusal::Bytes(1000))), "{result:?}");
-        let (_, result) = unpacked("m.zip", &zip_of(&[("a", &[0; 100_000])]), LIMITS);
+        let (_, result) = unpacked("m.zip", &zip_of(&[("a", &vec![0; 100_000])]), LIMITS);
         assert!(matches!(result, Err(Refusal::Bytes(1000))), "{result:?}");
         let names: Vec<String> = (0..11).map(|index| format!("{index}.txt")).collect();
         let many: Vec<_> = names.iter().map(|name| (name.as_str(), FILE, &b""[..])).collect();

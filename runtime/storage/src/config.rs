@@ -57,8 +57,8 @@ impl fmt::Debug for Environment {
 /// Options of a [`crate::Fetcher`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The folder of the cache. May be shared by processes of one machine.
-    pub directory: PathBuf,
+    /// The folder of the cache. May be shared by processes of one machine. Default: [`default_directory`].
+    pub directory: Option<PathBuf>,
     /// Bytes that the cache may hold; what was not used for longest goes first, what is in use stays. Default 50 GiB.
     pub limit_bytes: u64,
     /// Where credentials and endpoints come from. Default: the process's variables.
@@ -85,7 +85,24 @@ impl Config {
     /// The defaults with this folder.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
-            directory: directory.into(),
+            directory: Some(directory.into()),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn retries(&self) -> Policy {
+        Policy {
+            tries: self.tries.max(1),
+            first: self.retry_pause,
+            longest: self.retry_pause_max,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            directory: None,
             limit_bytes: 50 << 30,
             environment: Environment::of_process(),
             part_bytes: 8 << 20,
@@ -96,14 +113,6 @@ impl Config {
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
             max_files: 10_000,
-        }
-    }
-
-    pub(crate) fn retries(&self) -> Policy {
-        Policy {
-            tries: self.tries.max(1),
-            first: self.retry_pause,
-            longest: self.retry_pause_max,
         }
     }
 }

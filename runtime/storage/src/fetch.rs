@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use crate::{
     Error, Uri, archive,
     cache::{Cache, Entry, Held, Origin, RoomError, Scratch},
-    config::Config,
+    config::{Config, default_directory},
     download::{Download, Failed, blocking, sha256, sha256_of},
     retry,
     source::{Fault, Listing, Source},
@@ -46,13 +46,13 @@ pub struct Fetcher {
 
 struct Inner {
     config: Config,
-    cache: Cache,
+    cache: OnceLock<Cache>,
     transfers: Semaphore,
 }
 
 impl std::fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fetcher").field("cache", &self.inner.cache).finish()
+        f.debug_struct("Fetcher").field("config", &self.inner.config).finish()
     }
 }
 
@@ -75,20 +75,16 @@ impl Fetched {
 }
 
 impl Fetcher {
-    /// Opens the cache, making its folder where there is none. Blocks for moments.
-    pub fn open(config: Config) -> Result<Self, Error> {
-        let cache = Cache::open(&config.directory, config.limit_bytes).map_err(|error| Error::Cache {
-            path: config.directory.clone(),
-            detail: error.to_string(),
-        })?;
+    /// Touches nothing: the cache is opened, and made where there is none, by the first fetch.
+    pub fn new(config: Config) -> Self {
         let transfers = Semaphore::new(config.transfers.clamp(1, Semaphore::MAX_PERMITS));
-        Ok(Self {
+        Self {
             inner: Arc::new(Inner {
                 config,
-                cache,
+                cache: OnceLock::new(),
                 transfers,
             }),
-        })
+        }
     }
 
     /// What the store has now, out of the cache where that is the same. Where the store can't be reached, what was fetched
@@ -104,6 +100,11 @@ impl Fetcher {
 
 impl Inner {
     async fn fetch(self: Arc<Self>, uri: &Uri, watch: Option<Watch>) -> Result<Held, Error> {
+        let inner = self.clone();
+        match tokio::task::spawn_blocking(move || inner.open()).await {
+            Ok(opened) => opened?,
+            Err(error) => return Err(self.unusable(&error)),
+        }
         let key = key(uri);
         let told = |failed: Failed| error(uri, &self.config, failed);
         if let Some(held) = self.pinned(uri, &key).await.map_err(told)? {
@@ -126,14 +127,38 @@ impl Inner {
         }
     }
 
+    /// Opens the cache where that was not done yet. Blocks for moments.
+    fn open(&self) -> Result<(), Error> {
+        if self.cache.get().is_some() {
+            return Ok(());
+        }
+        let directory = self.config.directory.clone().map_or_else(default_directory, Ok)?;
+        let cache = Cache::open(&directory, self.config.limit_bytes).map_err(|error| self.unusable(&error))?;
+        // Another fetch may have been faster.
+        let _ = self.cache.set(cache);
+        Ok(())
+    }
+
+    fn unusable(&self, error: &impl ToString) -> Error {
+        Error::Cache {
+            path: directory(&self.config),
+            detail: error.to_string(),
+        }
+    }
+
+    /// Is open: [`Self::fetch`] begins with that.
+    fn cache(&self) -> io::Result<&Cache> {
+        self.cache.get().ok_or_else(|| io::Error::other("the cache is not open"))
+    }
+
     /// Content that the URI's own checksum names.
     async fn pinned(self: &Arc<Self>, uri: &Uri, key: &str) -> Result<Option<Held>, Failed> {
         let Some(checksum) = uri.checksum().map(str::to_owned) else {
             return Ok(None);
         };
         let (inner, key) = (self.clone(), key.to_owned());
-        blocking(move || match inner.cache.origin(&key) {
-            Some(origin) if origin.checksum.as_ref() == Some(&checksum) => inner.cache.take(&origin.digest),
+        blocking(move || match inner.cache()?.origin(&key) {
+            Some(origin) if origin.checksum.as_ref() == Some(&checksum) => inner.cache()?.take(&origin.digest),
             _ => Ok(None),
         })
         .await
@@ -142,7 +167,7 @@ impl Inner {
     /// The one right to fetch this URI, among all processes that share the cache.
     async fn turn(self: &Arc<Self>, key: &str) -> Result<File, Failed> {
         let (inner, key) = (self.clone(), key.to_owned());
-        let file = blocking(move || inner.cache.turn(&key)).await?;
+        let file = blocking(move || inner.cache()?.turn(&key)).await?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
@@ -156,10 +181,10 @@ impl Inner {
     async fn current(self: &Arc<Self>, uri: &Uri, key: &str, watch: Option<Watch>) -> Result<Held, Stop> {
         let (inner, name) = (self.clone(), key.to_owned());
         let known = blocking(move || {
-            let Some(origin) = inner.cache.origin(&name) else {
+            let Some(origin) = inner.cache()?.origin(&name) else {
                 return Ok(None);
             };
-            Ok(inner.cache.take(&origin.digest)?.map(|held| (origin, held)))
+            Ok(inner.cache()?.take(&origin.digest)?.map(|held| (origin, held)))
         })
         .await?;
         let (source, listing) = match self.list(uri).await {
@@ -265,7 +290,7 @@ impl Inner {
 
     async fn scratch(self: &Arc<Self>, uri: &Uri, bytes: u64) -> Result<Scratch, Stop> {
         let inner = self.clone();
-        let made = tokio::task::spawn_blocking(move || inner.cache.scratch(bytes)).await;
+        let made = tokio::task::spawn_blocking(move || inner.cache()?.scratch(bytes)).await;
         let made = made.map_err(|error| Failed::from(Fault::Disk(error.to_string())))?;
         made.map_err(|error| self.no_room(uri, bytes, error))
     }
@@ -323,8 +348,8 @@ impl Inner {
             (Some(_), Some(checksum)) => checksum.clone(),
             _ => tree,
         };
-        let held = self
-            .cache
+        let cache = self.cache().map_err(disk)?;
+        let held = cache
             .keep(scratch, &digest, &Entry { bytes, file })
             .map_err(|error| self.no_room(uri, bytes, error))?;
         let origin = Origin {
@@ -333,7 +358,7 @@ impl Inner {
             digest,
             checksum,
         };
-        self.cache.set_origin(&plan.key, &origin).map_err(disk)?;
+        cache.set_origin(&plan.key, &origin).map_err(disk)?;
         Ok(held)
     }
 
@@ -427,10 +452,16 @@ fn error(uri: &Uri, config: &Config, Failed { fault, tries }: Failed) -> Error {
             limit: config.limit_bytes,
         },
         Fault::Disk(detail) => Error::Cache {
-            path: config.directory.clone(),
+            path: directory(config),
             detail,
         },
     }
+}
+
+/// For messages.
+fn directory(config: &Config) -> PathBuf {
+    let given = config.directory.clone();
+    given.or_else(|| default_directory().ok()).unwrap_or_default()
 }
 
 fn remedy(kind: Kind) -> &'static str {

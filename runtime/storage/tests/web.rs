@@ -34,7 +34,7 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
         change(&mut config);
-        let fetcher = Fetcher::open(config).unwrap();
+        let fetcher = Fetcher::new(config);
         Self { folder, fetcher }
     }
 
@@ -313,8 +313,8 @@ async fn two_fetches_of_one_uri_are_one_download() {
     let folder = tempfile::tempdir().unwrap();
     // Two fetchers are as two processes: they share the folder and nothing else.
     let (a, b) = (
-        Fetcher::open(config(folder.path())).unwrap(),
-        Fetcher::open(config(folder.path())).unwrap(),
+        Fetcher::new(config(folder.path())),
+        Fetcher::new(config(folder.path())),
     );
     let uri: Uri = server.uri("m.onnx").parse().unwrap();
     let (a, b) = tokio::join!(a.fetch(&uri, None), b.fetch(&uri, None));
