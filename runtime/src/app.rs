@@ -102,6 +102,11 @@ impl App {
         self.stages.subscribe()
     }
 
+    /// The process is ending.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is(Stage::Draining)
+    }
+
     fn is(&self, stage: Stage) -> bool {
         self.stage.load(Ordering::Acquire) == stage as u8
     }

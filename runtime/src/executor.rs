@@ -73,9 +73,9 @@ pub(crate) fn execute(run: Run) -> Option<Run> {
 
 /// Runs a batch and answers it. Gives the jobs back where each should be run alone.
 fn run_together(served: &Served, jobs: Vec<Job>, taken: Instant) -> Vec<Job> {
-    let begin = Instant::now();
+    let start = Instant::now();
     let Some(inputs) = concatenate(&jobs) else { return jobs };
-    let input = begin.elapsed();
+    let input = start.elapsed();
     let (result, compute) = timed_run(served, inputs);
     let outputs = match result {
         Ok(outputs) => outputs,
@@ -102,7 +102,7 @@ fn run_together(served: &Served, jobs: Vec<Job>, taken: Instant) -> Vec<Job> {
     let output = start.elapsed();
     let batch_rows = rows.iter().sum();
     served.ran(batch_rows, input, compute, output);
-    served.learn(jobs.iter().map(|j| j.work).sum(), begin.elapsed());
+    served.learn(jobs.iter().map(|j| j.work).sum(), taken.elapsed());
     for (job, outputs) in jobs.into_iter().zip(parts) {
         let queue = taken.saturating_duration_since(job.queued);
         job.answer(Ok(Answer {
@@ -131,7 +131,7 @@ fn run_alone(served: &Served, mut job: Job, taken: Instant) {
     let batch_rows = job.rows;
     if result.is_ok() {
         served.ran(batch_rows, Duration::ZERO, compute, Duration::ZERO);
-        served.learn(job.work, compute);
+        served.learn(job.work, taken.elapsed());
     }
     let answer = result.map(|outputs| Answer {
         outputs,

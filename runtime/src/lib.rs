@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod model;
 pub mod models;
 mod process;
+pub mod protocol;
 pub mod scheduler;
 pub mod served;
 mod server;

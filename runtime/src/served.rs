@@ -98,7 +98,7 @@ impl Served {
         self.metrics.ran(rows);
     }
 
-    /// A run of this much work took the device this long.
+    /// A run of this much work took this long, from when it was taken out of the queue.
     pub(crate) fn learn(&self, work: u64, time: Duration) {
         self.learner.lock().observe(work, time);
     }

@@ -43,6 +43,7 @@ type Body = dyn Fn(Vec<Tensor>) -> Result<Vec<Tensor>, RunError> + Send + Sync;
 pub(crate) struct Mock {
     signature: Signature,
     body: Box<Body>,
+    pure: bool,
     pub(crate) runs: AtomicUsize,
 }
 
@@ -54,6 +55,29 @@ impl Mock {
         Arc::new(Self {
             signature,
             body: Box::new(body),
+            pure: true,
+            runs: AtomicUsize::new(0),
+        })
+    }
+
+    /// One that must not run again, and fails where a value is negative.
+    pub(crate) fn impure(model: Arc<Self>) -> Arc<Self> {
+        let signature = model.signature.clone();
+        let body = move |inputs: Vec<Tensor>| {
+            let negative = matches!(inputs[0].data(), Data::F32(x) if x.iter().any(|x| *x < 0.0));
+            if negative {
+                return Err(RunError::Node {
+                    node: "n".into(),
+                    op: "Op".into(),
+                    reason: "negative".into(),
+                });
+            }
+            (model.body)(inputs)
+        };
+        Arc::new(Self {
+            signature,
+            body: Box::new(body),
+            pure: false,
             runs: AtomicUsize::new(0),
         })
     }
@@ -107,6 +131,10 @@ impl Model for Mock {
 
     fn platform(&self) -> &'static str {
         "burn_onnx"
+    }
+
+    fn is_pure(&self) -> bool {
+        self.pure
     }
 
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {

@@ -8,7 +8,7 @@ mod path;
 mod predict;
 pub(crate) mod raw;
 mod triton;
-mod v1;
+pub(crate) mod v1;
 pub(crate) mod v2;
 
 use std::time::Duration;
@@ -207,7 +207,68 @@ mod tests {
         })
     }
 
+    /// Lists of numbers as clients write them, and broken ones.
+    fn numbers() -> impl Strategy<Value = String> {
+        let number = prop_oneof![
+            6 => any::<f32>().prop_filter("finite", |x| x.is_finite()).prop_map(|x| format!("{x:?}")),
+            3 => any::<i16>().prop_map(|n| n.to_string()),
+            2 => (-1e9f64..1e9).prop_map(|x| x.to_string()),
+            2 => (0u64..1 << 60, -30i32..30).prop_map(|(m, e)| format!("{m}.5e{e}")),
+        ];
+        let rare = prop::option::weighted(
+            0.3,
+            prop::sample::select(vec![
+                "1e999", "null", "01", "1.", ".5", "+1", "-", "1e", "\"x\"", "[1]", "", "1/2", "true",
+            ]),
+        );
+        let spaces = prop::sample::select(vec!["", " ", "\n\t "]);
+        (
+            prop::collection::vec(number, 40..120).prop_map(|mut n| {
+                if n.len() % 3 > 0 {
+                    n.truncate(n.len() / 2 * 2);
+                }
+                n
+            }),
+            rare,
+            any::<prop::sample::Index>(),
+            spaces,
+        )
+            .prop_map(|(numbers, rare, at, space)| {
+                let mut rows: Vec<String> = numbers.chunks(2).map(|pair| pair.join(&format!("{space},"))).collect();
+                if let Some(rare) = rare {
+                    let at = at.index(rows.len());
+                    rows[at] = format!("{},{rare}", numbers[at]);
+                }
+                format!("[{space}[{}]{space}]", rows.join(&format!("]{space},{space}[")))
+            })
+    }
+
     proptest! {
+        #[test]
+        fn long_lists_read_the_fast_way_and_the_slow_way_are_the_same(list in numbers(), first in any::<bool>()) {
+            let a = info("a", DataType::F32, vec![n(), Dim::Fixed(2)]);
+            let signature = signature(vec![a.clone()], vec![a]);
+            let rows = list.matches("],").count() + list.matches("] ,").count() + list.matches("]\n\t ,").count() + 1;
+            let v1 = format!(r#"{{"instances": {list}}}"#);
+            let tensor = if first {
+                format!(r#""data": {list}, "name": "a""#)
+            } else {
+                format!(r#""name": "a", "data": {list}"#)
+            };
+            let v2 = format!(r#"{{"inputs": [{{{tensor}, "shape": [{rows}, 2], "datatype": "FP32"}}]}}"#);
+            // One byte that no list has makes the fast way give up.
+            let slow = |body: &str| body.replacen('{', r#"{"x": "\u0001pilotlight:", "#, 1);
+            for (face, body) in [(Face::V1, v1), (Face::V2, v2)] {
+                let read = |body: String| face.parse(&HeaderMap::new(), &Bytes::from(body), "m", &signature).map(|(inputs, _)| inputs);
+                let (fast, slow) = (read(body.clone()), read(slow(&body)));
+                match (&fast, &slow) {
+                    (Ok(fast), Ok(slow)) => prop_assert_eq!(fast, slow),
+                    (Err(_), Err(_)) => {}
+                    _ => prop_assert!(false, "{body}: {fast:?}, {slow:?}"),
+                }
+            }
+        }
+
         #[test]
         fn no_body_panics_and_what_parses_fits_the_signature(
             body in prop_oneof![bodies(), prop::collection::vec(any::<u8>(), 0..64)],

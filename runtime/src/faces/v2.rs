@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pilotlight_engine::{DataType, Dim, Signature, Tensor, TensorInfo};
-use serde::de::DeserializeSeed;
+use serde::de::DeserializeSeed as _;
 
 pub(crate) use self::answer::{Head, answer};
 pub(crate) use self::classification::classify;
 pub(crate) use self::request::priority;
-use self::request::{Binary, Body, RequestedOutput};
-use super::json::declared;
+use self::request::{Binary, Body, Parsed, RequestedOutput};
+use super::json::{Holes, cut, declared};
 use super::raw;
 use crate::error::ApiError;
 use crate::served::Served;
@@ -65,11 +65,7 @@ pub(crate) fn parse(body: &Bytes, json: Option<usize>, signature: &Signature) ->
             ))
         })?,
     };
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    let mut parsed = Body { signature }
-        .deserialize(&mut reader)
-        .and_then(|parsed| reader.end().map(|()| parsed))
-        .map_err(|error| ApiError::invalid(error.to_string()))?;
+    let mut parsed = read(text, signature)?;
     let binary = std::mem::take(&mut parsed.binary);
     match json {
         Some(len) => take_binary(&mut parsed.inputs, binary, body.slice(len..), body.len(), signature)?,
@@ -90,6 +86,20 @@ pub(crate) fn parse(body: &Bytes, json: Option<usize>, signature: &Signature) ->
         timeout: parsed.timeout,
         priority: parsed.priority,
     })
+}
+
+fn read(text: &[u8], signature: &Signature) -> Result<Parsed, ApiError> {
+    fn read(text: &[u8], signature: &Signature, holes: Holes<'_>) -> serde_json::Result<Parsed> {
+        let mut reader = serde_json::Deserializer::from_slice(text);
+        let parsed = Body { signature, holes }.deserialize(&mut reader)?;
+        reader.end().map(|()| parsed)
+    }
+    if let Some(cut) = cut(text)
+        && let Ok(parsed) = read(cut.rest(), signature, cut.holes())
+    {
+        return Ok(parsed);
+    }
+    read(text, signature, Holes::default()).map_err(|error| ApiError::invalid(error.to_string()))
 }
 
 /// The binary tensors, which stand behind the JSON in the order in which it names them.

@@ -4,13 +4,13 @@ use bytes::Bytes;
 use pilotlight_engine::{DataType, TensorInfo};
 
 use super::messages::{
-    BatchStatistics, ConfigInput, ConfigOutput, ConfigType, Duration, DynamicBatching, HealthRequest, HealthResponse,
-    InferStatistics, ModelConfig, ModelConfigResponse, ModelIndex, ModelMetadataResponse, ModelRequest,
-    ModelStatistics, ModelStatisticsResponse, ReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse,
-    RepositoryModelLoadRequest, RepositoryModelResponse, ServerLiveResponse, ServerMetadataResponse, TensorMetadata,
+    BatchStatistics, ConfigInput, ConfigOutput, ConfigType, Duration, DynamicBatching, InferStatistics, ModelConfig,
+    ModelConfigResponse, ModelIndex, ModelMetadataResponse, ModelRequest, ModelStatistics, ModelStatisticsResponse,
+    ReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+    RepositoryModelResponse, ServerLiveResponse, ServerMetadataResponse, TensorMetadata,
 };
-use super::version;
 use super::wire::{decode, encode};
+use super::{health, version};
 use crate::app::{App, EXTENSIONS};
 use crate::error::{ApiError, Code};
 use crate::faces::{ModelConfig as Config, Of, declared};
@@ -27,7 +27,7 @@ pub(super) async fn answer(app: &App, path: &str, message: Bytes) -> Result<Byte
         .and_then(|path| path.split_once('/'))
         .ok_or_else(unknown)?;
     Ok(match (service, method) {
-        ("grpc.health.v1.Health", "Check") => encode(&health(app, &decode::<HealthRequest>(message)?)?),
+        ("grpc.health.v1.Health", "Check") => encode(&health::check(app, &decode(message)?)?),
         (SERVICE, "ServerLive") => encode(&ServerLiveResponse { live: true }),
         (SERVICE, "ServerReady") => encode(&ReadyResponse {
             ready: app.serving().is_ok(),
@@ -91,15 +91,6 @@ fn done(name: &str) -> RepositoryModelResponse {
         model_name: name.to_owned(),
         done: true,
     }
-}
-
-pub(super) fn health(app: &App, request: &HealthRequest) -> Result<HealthResponse, ApiError> {
-    if !matches!(&*request.service, "" | SERVICE) {
-        let message = format!("there is no service {:?}", request.service);
-        return Err(ApiError::new(Code::ModelNotFound, message));
-    }
-    let status = if app.serving().is_ok() { 1 } else { 2 };
-    Ok(HealthResponse { status })
 }
 
 /// A model that is not ready is an answer, one that is not there an error.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::super::json::{Collector, Label, Node};
+use super::super::json::{Collector, Holes, Label, Node};
 use super::{input_index, same_type};
 
 pub(super) struct Parsed {
@@ -59,6 +59,7 @@ struct RequestParameters {
 
 pub(super) struct Body<'a> {
     pub(super) signature: &'a Signature,
+    pub(super) holes: Holes<'a>,
 }
 
 impl<'de> DeserializeSeed<'de> for Body<'_> {
@@ -101,6 +102,7 @@ impl<'de> Visitor<'de> for Body<'_> {
                 "inputs" => {
                     let list = map.next_value_seed(Inputs {
                         signature: self.signature,
+                        holes: self.holes,
                     })?;
                     parsed.binary = list.binary;
                     inputs = Some(list.found);
@@ -123,6 +125,7 @@ pub(crate) fn priority(asked: u64) -> u32 {
 
 struct Inputs<'a> {
     signature: &'a Signature,
+    holes: Holes<'a>,
 }
 
 struct Found {
@@ -152,6 +155,7 @@ impl<'de> Visitor<'de> for Inputs<'_> {
         };
         while let Some(input) = list.next_element_seed(Input {
             signature: self.signature,
+            holes: self.holes,
         })? {
             match input {
                 Parsing::Binary(input) => all.binary.push(input),
@@ -175,11 +179,12 @@ enum Parsing {
 
 struct Input<'a> {
     signature: &'a Signature,
+    holes: Holes<'a>,
 }
 
 impl<'a> Input<'a> {
     fn collect<'de, D: Deserializer<'de>>(&self, at: usize, deserializer: D) -> Result<Collector<'a>, D::Error> {
-        let mut collector = Collector::new(&self.signature.inputs[at], Label::Data);
+        let mut collector = Collector::over(&self.signature.inputs[at], Label::Data, self.holes);
         Node {
             collector: &mut collector,
             depth: 0,
