@@ -66,6 +66,7 @@ pub(crate) fn service(name: &str) -> Service {
             max_latency: Duration::ZERO,
             queue_size: 1000,
             ready_queue_limit: 100,
+            ..Batching::default()
         },
         activation: Activation {
             max_waiting: 10_000,

@@ -48,6 +48,10 @@ fn revision(service: &Service, digest: &str) -> Revision {
         service.batching.max_latency.as_nanos().to_string(),
         service.batching.queue_size,
         service.batching.ready_queue_limit,
+        service.batching.priority_levels,
+        service.batching.default_priority,
+        service.batching.preferred_batch_sizes,
+        service.batching.adaptive,
     ]);
     // Reading from memory can't fail, and an empty digest would only cost a roll-over.
     let whole = sha256(&mut parts.to_string().as_bytes()).unwrap_or_default();

@@ -60,6 +60,11 @@ pub(crate) enum Form {
         max: usize,
     },
     Bool,
+    /// Whole numbers with commas between them. Bounds are of each.
+    Integers {
+        min: u32,
+        max: u32,
+    },
     /// One of `allowed`; those of `not_yet` are known and refused.
     Word {
         allowed: &'static [&'static str],
@@ -87,6 +92,7 @@ pub(crate) enum Given {
     Integer(u32),
     Bytes(usize),
     Bool(bool),
+    Integers(Vec<u32>),
     Text,
 }
 
@@ -109,6 +115,10 @@ impl Given {
 
     fn bytes(&self) -> usize {
         if let Self::Bytes(value) = self { *value } else { 0 }
+    }
+
+    fn integers(&self) -> &[u32] {
+        if let Self::Integers(values) = self { values } else { &[] }
     }
 
     fn bool(&self) -> bool {
@@ -234,6 +244,11 @@ fn value(text: &str, form: Form) -> Result<Given, String> {
             .ok()
             .filter(|value| value.fract() == 0.0 && *value <= max as f64)
             .map(|value| Given::Bytes(value as usize)),
+        Form::Integers { min, max } => text
+            .split(',')
+            .map(|part| part.trim().parse().ok().filter(|value| (min..=max).contains(value)))
+            .collect::<Option<Vec<u32>>>()
+            .map(Given::Integers),
         Form::Bool => text.parse().ok().map(Given::Bool),
         Form::Word { allowed, .. } => allowed.contains(&text).then_some(Given::Text),
         Form::Any => Some(Given::Text),
@@ -269,6 +284,7 @@ impl std::fmt::Display for Form {
                 "a whole number of bytes such as `65536` or `4Mi`, 0 to {}Gi",
                 max >> 30
             ),
+            Self::Integers { min, max } => write!(f, "integers with commas between them, {min} to {max} each"),
             Self::Bool => f.write_str("`true` or `false`"),
             Self::Word { allowed, .. } => f.write_str(&suggest::list(allowed.iter().copied())),
             Self::Any => f.write_str("any text"),

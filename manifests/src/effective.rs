@@ -78,6 +78,14 @@ pub struct Batching {
     pub queue_size: usize,
     /// `/ready` answers 503 while more than this many requests wait in one runtime. Default 100.
     pub ready_queue_limit: usize,
+    /// Levels of priority, 1 the highest. Default 1: all requests are alike.
+    pub priority_levels: u32,
+    /// The level of requests that ask for none. Default: the lowest.
+    pub default_priority: Option<u32>,
+    /// Sizes of batches that the model runs best at. Default none.
+    pub preferred_batch_sizes: Vec<u32>,
+    /// Whether the cost of batches is learned and what can't meet its deadline refused. Default false.
+    pub adaptive: bool,
 }
 
 /// The activator's bounds for this service, from `pilotlight.dev/*` annotations; defaults as in the activator.
@@ -230,6 +238,10 @@ impl Default for Batching {
             max_latency: Duration::ZERO,
             queue_size: 1_000,
             ready_queue_limit: 100,
+            priority_levels: 1,
+            default_priority: None,
+            preferred_batch_sizes: Vec::new(),
+            adaptive: false,
         }
     }
 }

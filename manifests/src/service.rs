@@ -5,6 +5,7 @@ use std::{num::NonZeroU32, path::Path, time::Duration};
 use serde_json::Value;
 
 use crate::{
+    Batching,
     Fault, Service, Source, annotations,
     annotations::Settings,
     report::Report,
@@ -37,23 +38,25 @@ pub(crate) fn build(root: &Node, checked: Value, file: &Path, report: &mut Repor
     let predictor = predictor?;
     let model = rules.model(&predictor);
     let storage = model.as_ref().and_then(|(key, model)| rules.storage(key, model, file));
-    let settings = rules.scaling(&predictor, settings);
+    let mut settings = rules.scaling(&predictor, settings);
+    if let Some(batcher) = &predictor.batcher {
+        let batching = &mut settings.batching;
+        batching.max_batch_size = positive(batcher.max_batch_size).unwrap_or(batching.max_batch_size);
+        batching.max_latency = batcher
+            .max_latency
+            .map_or(batching.max_latency, |ms| Duration::from_millis(ms as u64));
+    }
+    rules.batching(&settings.batching);
     if !report.faults.is_empty() {
         return None;
     }
     let (_, model) = model?;
     let Settings {
         scaling,
-        mut batching,
+        batching,
         activation,
         ..
     } = settings;
-    if let Some(batcher) = &predictor.batcher {
-        batching.max_batch_size = positive(batcher.max_batch_size).unwrap_or(batching.max_batch_size);
-        batching.max_latency = batcher
-            .max_latency
-            .map_or(batching.max_latency, |ms| Duration::from_millis(ms as u64));
-    }
     Some(Service {
         name: metadata.name?,
         namespace,
@@ -361,6 +364,20 @@ impl Rules<'_, '_> {
         if scaling.initial_scale > max {
             let message = format!("found {}, allowed is 0 to {max} (maxReplicas)", scaling.initial_scale);
             self.annotation_fault("autoscaling.knative.dev/initial-scale", message);
+        }
+    }
+
+    /// The runtime refuses these too, but only when it starts.
+    fn batching(&mut self, batching: &Batching) {
+        let levels = batching.priority_levels;
+        if let Some(level) = batching.default_priority.filter(|level| *level > levels) {
+            let message = format!("found {level}, allowed is 1 to {levels} (pilotlight.dev/priority-levels)");
+            self.annotation_fault("pilotlight.dev/default-priority", message);
+        }
+        let most = batching.max_batch_size.get();
+        if let Some(size) = batching.preferred_batch_sizes.iter().find(|size| **size > most) {
+            let message = format!("found {size}, allowed is 1 to {most} (maxBatchSize of the batcher)");
+            self.annotation_fault("pilotlight.dev/preferred-batch-sizes", message);
         }
     }
 

@@ -62,6 +62,10 @@ fn every_supported_field_arrives() {
             max_latency: Duration::from_millis(50),
             queue_size: 50,
             ready_queue_limit: 5,
+            priority_levels: 3,
+            default_priority: Some(2),
+            preferred_batch_sizes: vec![4, 8],
+            adaptive: true,
         }
     );
     assert_eq!(

@@ -12,14 +12,16 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Config;
+use crate::control::Control;
 use crate::error::{ApiError, Code, InferError};
-use crate::faces::Target;
-use crate::faces::{Budget, Coding, Face, ModelConfig, VERSION, metadata, read_body, statistics, target};
-use crate::metrics::{Meter, Metrics, Outcome, Phase};
-use crate::models::{ModelState, Repository};
+use crate::faces::{Budget, Coding, Face, Management, ModelConfig, Of, Share, Target};
+use crate::faces::{index, metadata, read_body, statistics, target};
+use crate::metrics::{Meter, Metrics, Outcome};
+use crate::models::{Listed, ModelState, Repository};
 use crate::scheduler::{Answer, Open, Request as InferRequest, Scheduler, Timings};
 use crate::served::Served;
 use crate::stats::Counts;
@@ -52,13 +54,24 @@ pub struct App {
     pub(crate) scheduler: Scheduler,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) config: Config,
+    pub(crate) control: Control,
     /// Bodies on their way to tensors; bounded as the tensors in the queue are.
     pub(crate) receiving: Budget,
     stage: AtomicU8,
+    /// Changes with the stage.
+    stages: watch::Sender<()>,
 }
 
 /// What of V2 beyond its core is served.
-pub(crate) const EXTENSIONS: &[&str] = &["binary_tensor_data", "model_configuration", "parameters", "statistics"];
+pub(crate) const EXTENSIONS: &[&str] = &[
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+];
 
 /// An answer, always whole.
 pub type Reply = Response<Full<Bytes>>;
@@ -71,14 +84,27 @@ impl App {
             scheduler,
             metrics,
             receiving: Budget::new(config.queue_bytes),
+            control: Control::new(&config),
             config,
             stage: AtomicU8::new(Stage::Starting as u8),
+            stages: watch::Sender::new(()),
         }
     }
 
     /// Moves the process to another stage.
     pub fn enter(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Release);
+        self.stages.send_replace(());
+    }
+
+    /// Changes with the stage.
+    pub(crate) fn stages(&self) -> watch::Receiver<()> {
+        self.stages.subscribe()
+    }
+
+    /// The process is ending.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is(Stage::Draining)
     }
 
     fn is(&self, stage: Stage) -> bool {
@@ -94,15 +120,25 @@ impl App {
         let arrived = Instant::now();
         let (head, body) = request.into_parts();
         let reply = match target(&head.method, head.uri.path()) {
-            Ok(Target::V1Predict(model)) => self.infer(Face::V1, model, &head.headers, body, arrived).await,
-            Ok(Target::V2Infer(model)) => self.infer(Face::V2, model, &head.headers, body, arrived).await,
+            Ok(Target::V1Predict(model)) => {
+                let of = Of { model, version: None };
+                self.infer(Face::V1, of, &head.headers, body, arrived).await
+            }
+            Ok(Target::V2Infer(of)) => self.infer(Face::V2, of, &head.headers, body, arrived).await,
             Ok(Target::Predict) => match self.only_model() {
-                Ok(model) => self.infer(Face::Predict, &model, &head.headers, body, arrived).await,
+                Ok(model) => {
+                    let (model, version) = (&*model, None);
+                    self.infer(Face::Predict, Of { model, version }, &head.headers, body, arrived)
+                        .await
+                }
                 Err(error) => Err(error),
             },
+            Ok(target @ (Target::V2Index | Target::V2Load(_) | Target::V2Unload(_))) => {
+                self.manage(target, &head.headers, body).await
+            }
             Ok(target) => {
-                if let Target::V2ModelReady(model) = target {
-                    self.hold_ready(model).await;
+                if let Target::V2ModelReady(of) = target {
+                    self.hold_ready(of.model).await;
                 }
                 self.look_up(target)
             }
@@ -127,28 +163,66 @@ impl App {
             Target::V2Ready => self.serving().map(|()| json_reply(&json!({"ready": true}))),
             Target::Metrics => Ok(reply(Bytes::from(self.metrics.render()), "text/plain; version=0.0.4")),
             Target::V1Models | Target::V2Models => Ok(json_reply(&json!({"models": self.repository.names()}))),
-            Target::V1Model(model) | Target::V2ModelReady(model) => self.model_ready(model),
+            Target::V1Model(model) => self.model_ready(Of { model, version: None }),
+            Target::V2ModelReady(of) => self.model_ready(of),
             Target::V2Server => Ok(json_reply(
                 &json!({"name": "pilotlight", "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS}),
             )),
-            Target::V2Model(model) => {
-                let lease = self.repository.lease(model)?;
-                Ok(json_reply(&metadata(model, lease.served.signature())))
+            Target::V2Model(of) => {
+                let lease = self.repository.lease_version(of.model, of.version)?;
+                Ok(json_reply(&metadata(&lease.served)))
             }
-            Target::V2Config(model) => {
-                let lease = self.repository.lease(model)?;
+            Target::V2Config(of) => {
+                let lease = self.repository.lease_version(of.model, of.version)?;
                 Ok(json_reply(&ModelConfig::of(&lease.served, &self.config).to_json()))
             }
-            Target::V2Stats(model) => {
-                let stats = self.statistics(model)?;
-                Ok(json_reply(&statistics(stats.iter().map(|(n, c)| (&**n, c)))))
+            Target::V2Stats(of) => {
+                let stats = self.statistics(of)?;
+                Ok(json_reply(&statistics(stats.iter().map(|(s, c)| (&**s, c)))))
             }
-            Target::V2Index => Ok(json_reply(&self.index())),
-            Target::V1Predict(_) | Target::V2Infer(_) | Target::Predict => Err(ApiError::new(
-                Code::ExecutionFailed,
-                "an inference request went the wrong way",
-            )),
+            Target::V1Predict(_)
+            | Target::V2Infer(_)
+            | Target::Predict
+            | Target::V2Index
+            | Target::V2Load(_)
+            | Target::V2Unload(_) => Err(ApiError::new(Code::ExecutionFailed, "a request went the wrong way")),
         }
+    }
+
+    /// The model repository extension.
+    async fn manage<B>(&self, target: Target<'_>, headers: &HeaderMap, body: B) -> Result<Reply, ApiError>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::fmt::Display,
+    {
+        let (body, _share) = self
+            .body_by(Instant::now() + self.config.request_timeout, headers, body)
+            .await?;
+        let request = Management::parse(&body)?;
+        Ok(json_reply(&match target {
+            Target::V2Load(name) => {
+                self.load_model(name, request.parameters.keys().map(String::as_str))
+                    .await?;
+                json!({"name": name, "load": true})
+            }
+            Target::V2Unload(name) => {
+                self.unload_model(name).await?;
+                json!({"name": name, "unload": true})
+            }
+            _ => index(&self.index(request.ready)),
+        }))
+    }
+
+    /// The whole body, if it comes by then.
+    async fn body_by<B>(&self, deadline: Instant, headers: &HeaderMap, body: B) -> Result<(Bytes, Share), ApiError>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::fmt::Display,
+    {
+        let reading = read_body(headers, body, self.config.max_body_bytes, &self.receiving);
+        let limit = self.config.request_timeout;
+        let body = timeout_at(deadline, reading).await;
+        body.map_err(|_| InferError::Timeout { limit })?
     }
 
     /// The process as a whole: it serves, and every model is ready.
@@ -177,8 +251,10 @@ impl App {
     }
 
     /// One model's own readiness, which no queue changes.
-    pub(crate) fn model_ready(&self, model: &str) -> Result<Reply, ApiError> {
+    pub(crate) fn model_ready(&self, of: Of<'_>) -> Result<Reply, ApiError> {
+        let model = of.model;
         let readiness = self.repository.readiness(model)?;
+        self.repository.lease_version(model, of.version)?;
         if self.is(Stage::Draining) {
             return Err(ApiError::new(
                 Code::ModelNotReady,
@@ -194,13 +270,17 @@ impl App {
     }
 
     /// The statistics of this model, or of all that are ready.
-    pub(crate) fn statistics(&self, model: Option<&str>) -> Result<Vec<(String, Counts)>, ApiError> {
-        if let Some(model) = model {
-            let lease = self.repository.lease(model)?;
-            return Ok(vec![(model.to_owned(), lease.served.stats.read())]);
+    pub(crate) fn statistics(&self, of: Option<Of<'_>>) -> Result<Vec<(Arc<Served>, Counts)>, ApiError> {
+        let read = |served: Arc<Served>| {
+            let counts = served.stats.read();
+            (served, counts)
+        };
+        if let Some(of) = of {
+            let lease = self.repository.lease_version(of.model, of.version)?;
+            return Ok(vec![read(Arc::clone(&lease.served))]);
         }
-        let ready = |(name, state)| match state {
-            ModelState::Ready(served, _) => Some((name, served.stats.read())),
+        let ready = |listed: Listed| match listed.state {
+            ModelState::Ready(served, _) => Some(read(served)),
             _ => None,
         };
         Ok(self.repository.index().into_iter().filter_map(ready).collect())
@@ -228,24 +308,11 @@ impl App {
         input: Duration,
         output: Duration,
     ) {
+        let total = arrived.elapsed();
+        served.metrics.answered(total, &timings, input, output);
         timings.input += input;
         timings.output += output;
-        self.metrics.phase(Phase::Queue, timings.queue);
-        self.metrics.phase(Phase::Input, timings.input);
-        self.metrics.phase(Phase::Compute, timings.compute);
-        self.metrics.phase(Phase::Output, timings.output);
-        served.stats.answered(arrived.elapsed(), &timings);
-    }
-
-    fn index(&self) -> serde_json::Value {
-        let entry = |(name, state): (String, ModelState)| {
-            let reason = match &state {
-                ModelState::Failed(reason) => reason.clone(),
-                _ => String::new(),
-            };
-            json!({"name": name, "version": VERSION, "state": state.as_str(), "reason": reason})
-        };
-        self.repository.index().into_iter().map(entry).collect()
+        served.stats.answered(total, &timings);
     }
 
     /// `/predict` names no model, so there has to be one only.
@@ -264,7 +331,7 @@ impl App {
     async fn infer<B>(
         &self,
         face: Face,
-        model: &str,
+        of: Of<'_>,
         headers: &HeaderMap,
         body: B,
         arrived: Instant,
@@ -273,8 +340,14 @@ impl App {
         B: Body<Data = Bytes>,
         B::Error: std::fmt::Display,
     {
-        let meter = Meter::start(&self.metrics, arrived);
-        let result = self.run(face, model, headers, body, arrived).await;
+        let mut meter = Meter::start(&self.metrics, arrived);
+        let result = match self.repository.lease_version(of.model, of.version) {
+            Ok(lease) => {
+                meter.model(&lease.served.metrics);
+                self.run(face, &lease.served, headers, body, arrived).await
+            }
+            Err(error) => Err(error),
+        };
         meter.finish(
             result
                 .as_ref()
@@ -286,7 +359,7 @@ impl App {
     async fn run<B>(
         &self,
         face: Face,
-        model: &str,
+        served: &Arc<Served>,
         headers: &HeaderMap,
         body: B,
         arrived: Instant,
@@ -295,21 +368,14 @@ impl App {
         B: Body<Data = Bytes>,
         B::Error: std::fmt::Display,
     {
-        let lease = self.repository.lease(model)?;
-        let signature = lease.served.signature();
         // Refused before the body is read: a full queue is no time to take in more.
-        self.scheduler.admit()?;
-        let open = self.scheduler.open(&lease.served);
-        let timeout = self.config.request_timeout;
-        let deadline = arrived + timeout;
-        let reading = read_body(headers, body, self.config.max_body_bytes, &self.receiving);
-        let (body, share) = match timeout_at(deadline, reading).await {
-            Ok(body) => body?,
-            Err(_) => return Err(InferError::Timeout { limit: timeout }.into()),
-        };
+        self.scheduler.admit(Some(served))?;
+        let open = self.scheduler.open(served);
+        let deadline = arrived + self.config.request_timeout;
+        let (body, share) = self.body_by(deadline, headers, body).await?;
 
         let start = Instant::now();
-        let (inputs, call) = face.parse(headers, &body, model, signature)?;
+        let (inputs, call) = face.parse(headers, &body, served.name(), served.signature())?;
         let deadline = call.timeout().map_or(deadline, |limit| deadline.min(arrived + limit));
         drop((body, share));
         let input = start.elapsed();
@@ -318,17 +384,18 @@ impl App {
             inputs,
             arrived,
             deadline,
+            priority: call.priority(),
         };
-        let answer = self.execute(&lease.served, open, request).await?;
+        let answer = self.execute(served, open, request).await?;
 
         let start = Instant::now();
-        let (mut body, json) = call.answer(model, signature, &answer, arrived)?;
+        let (mut body, json) = call.answer(served, &answer, arrived)?;
         let packed = Coding::accepted(headers).and_then(|coding| Some((coding, coding.pack(&body)?)));
         let coding = packed.map(|(coding, packed)| {
             body = packed;
             coding
         });
-        self.answered(&lease.served, arrived, answer.timings, input, start.elapsed());
+        self.answered(served, arrived, answer.timings, input, start.elapsed());
         let mut reply = reply(Bytes::from(body), if json.is_some() { BINARY } else { JSON });
         if let Some(len) = json {
             reply

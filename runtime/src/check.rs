@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use pilotlight_engine::{Model, Signature, TensorInfo};
+use pilotlight_engine::{Signature, TensorInfo};
 use serde_json::{Value, json};
 
 use crate::faces::declared;
+use crate::model::Model;
 use crate::warmup::run_once;
 
 /// Checks the file and prints one JSON line: `{"ok":true,"signature":{...},"load_ms":..}` or `{"ok":false,"error":"..."}`.

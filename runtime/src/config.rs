@@ -10,7 +10,8 @@ use std::time::Duration;
 /// Variables give the defaults of their flags; a flag wins over its variable.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// A model to load at start and the name to serve it under. May be given several times, or not at all.
+    /// A model to load at start and the name to serve it under: a path, or a URI of s3, gs, https, http, az or abfs that is
+    /// fetched into the cache. May be given several times, or not at all.
     #[arg(long = "model", value_name = "NAME=PATH")]
     pub models: Vec<ModelArg>,
 
@@ -21,6 +22,10 @@ pub struct Args {
     /// Listen on this inherited socket instead. The parent sets LISTEN_FDS as systemd does; the first socket is number 3.
     #[arg(long, value_name = "FD", conflicts_with = "http_address")]
     pub listen_fd: Option<i32>,
+
+    /// Listen here too, for gRPC alone. The other address serves gRPC as well.
+    #[arg(long, value_name = "ADDR:PORT", env = "GRPC_ADDRESS")]
+    pub grpc_address: Option<SocketAddr>,
 
     /// Exit at once when this inherited pipe ends, which is when the parent is gone.
     #[arg(long, value_name = "FD")]
@@ -34,6 +39,32 @@ pub struct Args {
     /// being received. 0: an idle device takes what waits at once.
     #[arg(long, value_name = "MS", env = "MAX_WAIT_MS", default_value_t = 0, value_parser = bounded64(0, 600_000))]
     pub max_latency_ms: u64,
+
+    /// Levels of priority, of which 1 is the highest. A request asks for one with the parameter `priority`.
+    #[arg(long, value_name = "N", env = "PRIORITY_LEVELS", default_value_t = 1, value_parser = bounded32(1, 100))]
+    pub priority_levels: u32,
+
+    /// The level of requests that ask for none, or for one that there is not; the lowest where not given.
+    #[arg(long, value_name = "LEVEL", env = "DEFAULT_PRIORITY", value_parser = bounded32(1, 100))]
+    pub default_priority: Option<u32>,
+
+    /// Sizes in rows that the models run best at, such as 4,8,16. A batch that reaches one leaves, at the largest one it reaches.
+    #[arg(long, value_name = "ROWS", env = "PREFERRED_BATCH_SIZES", value_delimiter = ',', value_parser = bounded(1, 65_536))]
+    pub preferred_batch_sizes: Vec<usize>,
+
+    /// Learn what runs cost: requests that can't be answered by their deadline are refused at once with 503 deadline-unreachable,
+    /// and a batch stops growing where one more request would make another one late.
+    #[arg(long, env = "ADAPTIVE_BATCHING", value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
+    pub adaptive_batching: bool,
+
+    /// Whether clients may load and unload models by the repository API.
+    #[arg(long, value_name = "MODE", env = "MODEL_CONTROL_MODE", default_value = "none")]
+    pub model_control_mode: ModelControl,
+
+    /// A folder of models in Triton's layout, `<model>/<version>/model.onnx`. With `--model-control-mode none` all are loaded at
+    /// start, with `explicit` only those that a client asks for.
+    #[arg(long, value_name = "DIR", env = "MODEL_REPOSITORY")]
+    pub model_repository: Option<PathBuf>,
 
     /// Most requests that wait for the device; one more is answered 503 queue-full.
     #[arg(long, value_name = "N", env = "QUEUE_SIZE", default_value_t = 1000, value_parser = bounded(1, 1_000_000))]
@@ -80,7 +111,15 @@ pub struct Args {
     #[arg(long, value_name = "LEVEL", env = "LOG_LEVEL", default_value = "info", value_parser = ["error", "warn", "info", "debug", "trace"])]
     pub log_level: String,
 
-    /// Load this model file, run it once, print one JSON line and exit: 0 where it is fine, else 1.
+    /// Where models of URIs are kept; may be shared by processes. Default: pilotlight in the user's folder of caches.
+    #[arg(long, value_name = "DIR", env = "PILOTLIGHT_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// Bytes that this cache may hold (Ki, Mi, Gi and Ti are understood); what was not used for longest makes room.
+    #[arg(long, value_name = "BYTES", env = "PILOTLIGHT_CACHE_SIZE", default_value = "50Gi", value_parser = pilotlight_storage::bytes_of)]
+    pub cache_size: u64,
+
+    /// Load this model (a path or URI), run it once, print one JSON line and exit: 0 where it is fine, else 1.
     #[arg(long, value_name = "PATH", conflicts_with = "models")]
     pub check: Option<PathBuf>,
 }
@@ -90,7 +129,7 @@ pub struct Args {
 pub struct ModelArg {
     /// The name in the URLs.
     pub name: String,
-    /// The ONNX file.
+    /// The ONNX file, or the URI to fetch it from.
     pub path: PathBuf,
 }
 
@@ -104,6 +143,10 @@ impl FromStr for ModelArg {
         check_name(name)?;
         if path.is_empty() {
             return Err("the path behind = is empty".to_owned());
+        }
+        if pilotlight_storage::Uri::is_remote(path) {
+            let wrong = |error: pilotlight_storage::Error| error.to_string();
+            path.parse::<pilotlight_storage::Uri>().map_err(wrong)?;
         }
         Ok(Self {
             name: name.to_owned(),
@@ -123,6 +166,15 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Who loads and unloads models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ModelControl {
+    /// The command line alone.
+    None,
+    /// Clients too.
+    Explicit,
+}
+
 /// Where models run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DeviceArg {
@@ -139,6 +191,18 @@ pub struct Config {
     pub max_batch_size: usize,
     /// How old the oldest request of a batch may get.
     pub max_latency: Duration,
+    /// Levels of priority.
+    pub priority_levels: u32,
+    /// The level of requests that ask for none.
+    pub default_priority: u32,
+    /// Sizes of batches that the models run best at.
+    pub preferred_batch_sizes: Vec<usize>,
+    /// Whether costs are learned and deadlines kept by them.
+    pub adaptive_batching: bool,
+    /// Who loads and unloads models.
+    pub model_control: ModelControl,
+    /// Where models are found by name.
+    pub model_repository: Option<PathBuf>,
     /// Most requests that wait.
     pub queue_size: usize,
     /// Most bytes of inputs that wait.
@@ -171,6 +235,22 @@ pub enum ConfigError {
         /// Milliseconds.
         timeout: u64,
     },
+    /// The default level is not one of the levels.
+    #[error("--default-priority {level} is past --priority-levels {levels}: lower the one or raise the other")]
+    NoSuchPriority {
+        /// The default.
+        level: u32,
+        /// How many there are.
+        levels: u32,
+    },
+    /// A batch never gets that large.
+    #[error("--preferred-batch-sizes {size} is above --max-batch-size {most}: lower the one or raise the other")]
+    PreferredAboveMost {
+        /// The preferred size.
+        size: usize,
+        /// The most rows in a batch.
+        most: usize,
+    },
     /// Two models of one name.
     #[error("--model {0}=... is given twice: give each model a name of its own")]
     SameName(String),
@@ -188,6 +268,23 @@ impl Args {
                 timeout: self.request_timeout_ms,
             });
         }
+        let default_priority = self.default_priority.unwrap_or(self.priority_levels);
+        if default_priority > self.priority_levels {
+            return Err(ConfigError::NoSuchPriority {
+                level: default_priority,
+                levels: self.priority_levels,
+            });
+        }
+        if let Some(&size) = self
+            .preferred_batch_sizes
+            .iter()
+            .find(|size| **size > self.max_batch_size)
+        {
+            return Err(ConfigError::PreferredAboveMost {
+                size,
+                most: self.max_batch_size,
+            });
+        }
         for (i, model) in self.models.iter().enumerate() {
             if self.models[..i].iter().any(|m| m.name == model.name) {
                 return Err(ConfigError::SameName(model.name.clone()));
@@ -196,6 +293,12 @@ impl Args {
         Ok(Config {
             max_batch_size: self.max_batch_size,
             max_latency: Duration::from_millis(self.max_latency_ms),
+            priority_levels: self.priority_levels,
+            default_priority,
+            preferred_batch_sizes: self.preferred_batch_sizes.clone(),
+            adaptive_batching: self.adaptive_batching,
+            model_control: self.model_control_mode,
+            model_repository: self.model_repository.clone(),
             queue_size: self.queue_size,
             queue_bytes: self.queue_bytes,
             ready_queue_limit: self.ready_queue_limit,
@@ -215,6 +318,11 @@ fn bounded(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> 
         _ if most == usize::MAX => Err(format!("give a whole number of at least {least}")),
         _ => Err(format!("give a whole number from {least} to {most}")),
     }
+}
+
+fn bounded32(least: u32, most: u32) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
+    let parse = bounded64(u64::from(least), u64::from(most));
+    move |text| parse(text).map(|n| n as u32)
 }
 
 fn bounded64(least: u64, most: u64) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
@@ -293,6 +401,10 @@ mod tests {
         assert_eq!(config.max_batch_size, 32);
         assert_eq!(config.max_latency, Duration::ZERO);
         assert_eq!(config.request_timeout, Duration::from_secs(5));
+        assert_eq!((config.priority_levels, config.default_priority), (1, 1));
+        let args = parse(&["--priority-levels", "3", "--preferred-batch-sizes", "4,8"]).unwrap();
+        let config = args.config().unwrap();
+        assert_eq!((config.default_priority, config.preferred_batch_sizes), (3, vec![4, 8]));
     }
 
     #[test]
@@ -321,6 +433,10 @@ mod tests {
                 .to_string()
                 .contains("--request-timeout-ms 5000")
         );
+        let args = parse(&["--default-priority", "2"]).unwrap();
+        assert!(args.config().unwrap_err().to_string().contains("--priority-levels 1"));
+        let args = parse(&["--preferred-batch-sizes", "64"]).unwrap();
+        assert!(args.config().unwrap_err().to_string().contains("--max-batch-size 32"));
         let args = parse(&["--model", "a=1.onnx", "--model", "a=2.onnx"]).unwrap();
         assert_eq!(args.config().unwrap_err(), ConfigError::SameName("a".into()));
     }

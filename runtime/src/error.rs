@@ -36,6 +36,8 @@ pub enum Code {
     NotReady,
     /// As many requests wait as may: 503.
     QueueFull,
+    /// What waits before it leaves no time to answer it by its deadline: 503.
+    DeadlineUnreachable,
     /// The deadline passed: 504.
     RequestTimeout,
     /// The model failed on these inputs: 500.
@@ -56,6 +58,7 @@ impl Code {
             Self::ModelNotReady => "model-not-ready",
             Self::NotReady => "not-ready",
             Self::QueueFull => "queue-full",
+            Self::DeadlineUnreachable => "deadline-unreachable",
             Self::RequestTimeout => "request-timeout",
             Self::ExecutionFailed => "execution-failed",
         }
@@ -70,7 +73,9 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::ModelNotReady | Self::NotReady | Self::QueueFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ModelNotReady | Self::NotReady | Self::QueueFull | Self::DeadlineUnreachable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ExecutionFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -80,6 +85,7 @@ impl Code {
     pub(crate) fn outcome(self) -> Outcome {
         match self {
             Self::QueueFull => Outcome::QueueFull,
+            Self::DeadlineUnreachable => Outcome::Deadline,
             Self::RequestTimeout => Outcome::Timeout,
             Self::ExecutionFailed | Self::ModelNotReady | Self::NotReady => Outcome::Error,
             _ => Outcome::ClientError,
@@ -147,6 +153,17 @@ pub enum InferError {
         /// The bound that was reached, in bytes.
         limit: usize,
     },
+    /// By what runs have cost so far, the request can't be answered by its deadline.
+    #[error(
+        "what waits before the request takes until {} ms after its arrival, and its deadline is {} ms after it; try again later, or \
+         allow it more time", .expected.as_millis(), .limit.as_millis()
+    )]
+    Unreachable {
+        /// From arrival to the answer that was forecast.
+        expected: Duration,
+        /// How long the request could take.
+        limit: Duration,
+    },
     /// The deadline passed in the queue or on the device.
     #[error("no answer within {} ms; try again, or raise --request-timeout-ms", .limit.as_millis())]
     Timeout {
@@ -165,6 +182,7 @@ impl From<InferError> for ApiError {
     fn from(error: InferError) -> Self {
         let code = match &error {
             InferError::QueueFull { .. } | InferError::QueueBytesFull { .. } => Code::QueueFull,
+            InferError::Unreachable { .. } => Code::DeadlineUnreachable,
             InferError::Timeout { .. } => Code::RequestTimeout,
             InferError::Run(RunError::Input { .. }) => Code::InvalidRequest,
             InferError::Run(RunError::Node { .. }) | InferError::Broken(_) => Code::ExecutionFailed,

@@ -1,7 +1,8 @@
 //! The executor: one OS thread per device that owns its runs.
 //!
 //! Puts a batch together along dimension 0, runs the model, takes the outputs apart by rows. A run that fails or panics harms
-//! nobody else: a failed batch is run again one by one, so that only the request at fault gets the error.
+//! nobody else: a failed batch is run again one by one, so that only the request at fault gets the error; not so for a model that
+//! is not pure, where all requests of the batch get it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
@@ -57,11 +58,7 @@ pub(crate) fn execute(run: Run) -> Option<Run> {
         taken,
         completion,
     } = run;
-    if let Some(metrics) = completion.metrics() {
-        metrics
-            .batch_size
-            .observe(jobs.iter().map(|j| j.rows).sum::<usize>() as f64);
-    }
+    served.metrics.starts(jobs.iter().map(|j| j.rows).sum());
     if jobs.len() > 1 {
         for job in run_together(&served, jobs, taken) {
             run_alone(&served, job, Instant::now());
@@ -82,6 +79,7 @@ fn run_together(served: &Served, jobs: Vec<Job>, taken: Instant) -> Vec<Job> {
     let (result, compute) = timed_run(served, inputs);
     let outputs = match result {
         Ok(outputs) => outputs,
+        Err(error) if !served.model().is_pure() => return fail(jobs, &error),
         Err(error) => {
             tracing::debug!(model = served.name(), %error, requests = jobs.len(), "batch failed; running its requests one by one");
             return jobs;
@@ -95,11 +93,16 @@ fn run_together(served: &Served, jobs: Vec<Job>, taken: Instant) -> Vec<Job> {
             "the outputs of a batch do not have its rows as their first dimension; requests of this model run one by one from now on"
         );
         served.not_batchable();
-        return jobs;
+        if served.model().is_pure() {
+            return jobs;
+        }
+        let error = InferError::Broken("the outputs of the batch could not be told apart; try again".to_owned());
+        return fail(jobs, &error);
     };
     let output = start.elapsed();
     let batch_rows = rows.iter().sum();
-    served.stats.ran(batch_rows, input, compute, output);
+    served.ran(batch_rows, input, compute, output);
+    served.learn(jobs.iter().map(|j| j.work).sum(), taken.elapsed());
     for (job, outputs) in jobs.into_iter().zip(parts) {
         let queue = taken.saturating_duration_since(job.queued);
         job.answer(Ok(Answer {
@@ -116,12 +119,19 @@ fn run_together(served: &Served, jobs: Vec<Job>, taken: Instant) -> Vec<Job> {
     Vec::new()
 }
 
+/// The batch of a model that must not run again.
+fn fail(jobs: Vec<Job>, error: &InferError) -> Vec<Job> {
+    jobs.into_iter().for_each(|job| job.answer(Err(error.clone())));
+    Vec::new()
+}
+
 fn run_alone(served: &Served, mut job: Job, taken: Instant) {
     let queue = taken.saturating_duration_since(job.queued);
     let (result, compute) = timed_run(served, std::mem::take(&mut job.inputs));
     let batch_rows = job.rows;
     if result.is_ok() {
-        served.stats.ran(batch_rows, Duration::ZERO, compute, Duration::ZERO);
+        served.ran(batch_rows, Duration::ZERO, compute, Duration::ZERO);
+        served.learn(job.work, taken.elapsed());
     }
     let answer = result.map(|outputs| Answer {
         outputs,

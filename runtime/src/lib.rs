@@ -1,4 +1,5 @@
-//! The runtime: one process that serves ONNX models over HTTP with dynamic batching.
+//! The runtime: one process that serves models over HTTP and gRPC with dynamic batching: ONNX files, and models of your own that
+//! implement [`Model`].
 //!
 //! `faces` and `grpc` turn bodies into tensors and back; `app` leads a request through them; `scheduler` queues it and asks `batch`,
 //! which is pure, what runs next; `executor` runs it on its thread; `models` keeps what can run. `server` has the sockets and
@@ -9,13 +10,18 @@ mod app;
 pub mod batch;
 mod check;
 pub mod config;
+mod control;
+pub mod directory;
 pub mod error;
 mod executor;
 mod faces;
+mod fetch;
 mod grpc;
 pub mod metrics;
+pub mod model;
 pub mod models;
 mod process;
+pub mod protocol;
 pub mod scheduler;
 pub mod served;
 mod server;
@@ -28,4 +34,6 @@ mod warmup;
 
 pub use app::{App, REQUEST_ID_HEADER, Reply, STARTUP_HEADER, Stage};
 pub use config::Args;
-pub use process::main;
+pub use model::Model;
+pub use pilotlight_engine::{Data, DataType, Dim, Labels, RunError, Signature, Tensor, TensorInfo};
+pub use process::{Server, main};

@@ -4,13 +4,13 @@
 //! until the new one is ready, and for good where the new one fails.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use pilotlight_engine::Model;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -18,12 +18,53 @@ use crate::config::check_name;
 use crate::error::{ApiError, Code};
 use crate::executor::panic_text;
 use crate::metrics::Metrics;
+use crate::model::Model;
 use crate::scheduler::Scheduler;
 use crate::served::{Readiness, Served};
 use crate::warmup::warm_up;
 
 /// Reads a model file. Runs on a thread where it may block.
 pub type Loader = dyn Fn(&Path) -> Result<Arc<dyn Model>, String> + Send + Sync;
+
+/// Makes a model. Runs on a thread where it may block.
+pub type Maker = dyn Fn() -> Result<Arc<dyn Model>, String> + Send + Sync;
+
+/// What a model is loaded from.
+#[derive(Clone)]
+pub enum Source {
+    /// A file that the loader reads.
+    File(PathBuf),
+    /// Code of the program around the runtime.
+    Code(Arc<Maker>),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Code(_) => f.write_str("its code"),
+        }
+    }
+}
+
+/// Where a model comes from: its source, and the version that it is served as.
+#[derive(Clone)]
+pub struct Origin {
+    /// What to load.
+    pub source: Source,
+    /// A number.
+    pub version: String,
+}
+
+impl Origin {
+    /// A file, served as version 1.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self {
+            source: Source::File(path.into()),
+            version: "1".to_owned(),
+        }
+    }
+}
 
 /// Where a model stands.
 #[derive(Clone, Debug)]
@@ -50,6 +91,17 @@ impl ModelState {
     }
 }
 
+/// A model and its state.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Where it stands.
+    pub state: ModelState,
+}
+
 /// Why a model was not loaded or unloaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ModelError {
@@ -63,12 +115,12 @@ pub enum ModelError {
     #[error("there is no model {0:?}")]
     NotFound(String),
     /// The file can't be loaded, or the model can't run.
-    #[error("model {name:?} from {}: {reason}", .path.display())]
+    #[error("model {name:?} from {from}: {reason}")]
     Load {
         /// The model.
         name: String,
         /// Its file.
-        path: PathBuf,
+        from: String,
         /// The engine's words.
         reason: String,
     },
@@ -87,9 +139,13 @@ struct Inner {
     metrics: Arc<Metrics>,
     /// A load has ended.
     loaded: Notify,
+    /// Counts the changes of any model's state.
+    changes: watch::Sender<u64>,
 }
 
 struct Entry {
+    /// Of the load that made the state, or is making it.
+    version: String,
     state: ModelState,
     /// A load or unload is under way; `state` alone does not tell, because a reload keeps the old model ready.
     busy: bool,
@@ -113,6 +169,7 @@ impl Repository {
                 scheduler,
                 metrics,
                 loaded: Notify::new(),
+                changes: watch::Sender::new(0),
             }),
         }
     }
@@ -120,6 +177,7 @@ impl Repository {
     /// Says that a model of this name will be loaded in a moment: until then it is loading, not unknown.
     pub fn announce(&self, name: &str) {
         let entry = || Entry {
+            version: "1".to_owned(),
             state: ModelState::Loading,
             busy: false,
         };
@@ -130,37 +188,48 @@ impl Repository {
     ///
     /// # Errors
     /// The state is then `Failed`, or still `Ready` with the old model where there was one.
-    pub async fn load(&self, name: &str, path: &Path) -> Result<(), ModelError> {
+    pub async fn load(&self, name: &str, origin: Origin) -> Result<(), ModelError> {
         check_name(name).map_err(ModelError::Name)?;
-        self.inner.begin_load(name)?;
-        let (inner, name, path) = (Arc::clone(&self.inner), name.to_owned(), path.to_owned());
+        self.inner.begin_load(name, &origin.version)?;
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
         // A task of its own, so that a caller that goes away leaves no entry that is busy for ever.
-        let load = tokio::spawn(async move {
-            let result = inner.load(&name, &path).await;
-            inner.end_load(&name, result.clone());
+        in_background(async move {
+            let result = inner.load(&name, &origin).await;
+            inner.end_load(&name, &origin.version, result.clone());
+            let from = origin.source.to_string();
             result
                 .map(drop)
-                .map_err(|reason| ModelError::Load { name, path, reason })
-        });
-        match load.await {
-            Ok(result) => result,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+                .map_err(|reason| ModelError::Load { name, from, reason })
+        })
+        .await
     }
 
-    /// Unloads a model; returns when its last request is answered. Cancelled, it stays unloading and its name busy.
+    /// Unloads a model; returns when its last request is answered. Cancelled, the unload goes on in the background.
     ///
     /// # Errors
     /// Where there is none of this name, or it is being loaded.
     pub async fn unload(&self, name: &str) -> Result<(), ModelError> {
-        if let Some(served) = self.inner.begin_unload(name)? {
-            served.users.close();
-            served.users.wait().await;
-        }
-        self.inner.entries.write().remove(name);
-        self.inner.metrics.forget(name);
-        tracing::info!(model = name, "model unloaded");
-        Ok(())
+        let served = self.inner.begin_unload(name)?;
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        in_background(async move {
+            let mut version = String::new();
+            if let Some(served) = served {
+                served.users.close();
+                served.users.wait().await;
+                served.version().clone_into(&mut version);
+            }
+            inner.entries.write().remove(&name);
+            inner.metrics.forget(&name, &version);
+            inner.changed();
+            tracing::info!(model = name, "model unloaded");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes whenever any model's state does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
     }
 
     /// A ready model, for one request.
@@ -175,6 +244,22 @@ impl Repository {
             }),
             Some(state) => Err(not_ready(name, state)),
             None => Err(not_found(name)),
+        }
+    }
+
+    /// `lease`, where the version is the model's, or none is asked for.
+    ///
+    /// # Errors
+    /// As `lease`; 404 for another version.
+    pub fn lease_version(&self, name: &str, version: Option<&str>) -> Result<Lease, ApiError> {
+        let lease = self.lease(name)?;
+        let has = lease.served.version();
+        match version {
+            Some(asked) if asked != has => {
+                let message = format!("model {name:?} has no version {asked:?}; it has the version {has:?}");
+                Err(ApiError::new(Code::ModelNotFound, message))
+            }
+            _ => Ok(lease),
         }
     }
 
@@ -204,13 +289,17 @@ impl Repository {
         }
     }
 
-    /// Every model and its state, sorted by name.
-    pub fn index(&self) -> Vec<(String, ModelState)> {
+    /// Every model, sorted by name.
+    pub fn index(&self) -> Vec<Listed> {
         self.inner
             .entries
             .read()
             .iter()
-            .map(|(name, entry)| (name.clone(), entry.state.clone()))
+            .map(|(name, entry)| Listed {
+                name: name.clone(),
+                version: entry.version.clone(),
+                state: entry.state.clone(),
+            })
             .collect()
     }
 
@@ -226,6 +315,14 @@ impl Repository {
             .read()
             .values()
             .all(|entry| matches!(entry.state, ModelState::Ready(..)))
+    }
+}
+
+/// Runs to its end whether or not the caller waits for that.
+async fn in_background<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
@@ -246,9 +343,14 @@ fn not_ready(name: &str, state: &ModelState) -> ApiError {
 }
 
 impl Inner {
-    fn begin_load(&self, name: &str) -> Result<(), ModelError> {
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn begin_load(&self, name: &str, version: &str) -> Result<(), ModelError> {
         let mut entries = self.entries.write();
-        let entry = entries.entry(name.to_owned()).or_insert(Entry {
+        let entry = entries.entry(name.to_owned()).or_insert_with(|| Entry {
+            version: version.to_owned(),
             state: ModelState::Loading,
             busy: false,
         });
@@ -259,20 +361,30 @@ impl Inner {
         if let ModelState::Failed(_) = entry.state {
             entry.state = ModelState::Loading;
         }
+        if let ModelState::Loading = entry.state {
+            version.clone_into(&mut entry.version);
+        }
+        drop(entries);
+        self.changed();
         Ok(())
     }
 
-    async fn load(self: &Arc<Self>, name: &str, path: &Path) -> Result<(Arc<Served>, Readiness), String> {
+    async fn load(self: &Arc<Self>, name: &str, origin: &Origin) -> Result<(Arc<Served>, Readiness), String> {
         let start = Instant::now();
-        let (inner, file) = (Arc::clone(self), path.to_owned());
-        let model = match tokio::task::spawn_blocking(move || (inner.loader)(&file)).await {
+        let (inner, source) = (Arc::clone(self), origin.source.clone());
+        let make = move || match source {
+            Source::File(path) => (inner.loader)(&path),
+            Source::Code(make) => make(),
+        };
+        let model = match tokio::task::spawn_blocking(make).await {
             Ok(model) => model?,
             Err(error) if error.is_panic() => {
                 return Err(format!("the engine panicked: {}", panic_text(&*error.into_panic())));
             }
             Err(_) => return Err("the process is ending".to_owned()),
         };
-        let served = Arc::new(Served::new(name, model, self.metrics.depth_of(name)));
+        let metrics = self.metrics.of(name, &origin.version);
+        let served = Arc::new(Served::new(name, &origin.version, model, metrics));
         warm_up(&self.scheduler, &served).await?;
         served.stats.reset();
         let readiness = Readiness {
@@ -282,30 +394,42 @@ impl Inner {
         Ok((served, readiness))
     }
 
-    fn end_load(&self, name: &str, result: Result<(Arc<Served>, Readiness), String>) {
+    fn end_load(&self, name: &str, version: &str, result: Result<(Arc<Served>, Readiness), String>) {
         let mut entries = self.entries.write();
         let Some(entry) = entries.get_mut(name) else { return };
         entry.busy = false;
         match result {
             Ok((served, readiness)) => {
-                self.metrics.load_time_of(name).set(readiness.load.as_secs_f64());
+                served.metrics.load_time.set(readiness.load.as_secs_f64());
                 tracing::info!(
                     model = name,
                     load_ms = readiness.load.as_secs_f64() * 1000.0,
                     batchable = served.batchable(),
                     "model ready"
                 );
-                entry.state = ModelState::Ready(served, readiness);
+                let before = std::mem::replace(&mut entry.state, ModelState::Ready(Arc::clone(&served), readiness));
+                if let ModelState::Ready(before, _) = before
+                    && before.version() != served.version()
+                {
+                    self.metrics.forget_version(name, before.version());
+                }
+                version.clone_into(&mut entry.version);
             }
             Err(reason) => {
                 tracing::error!(model = name, %reason, "model not loaded");
-                if !matches!(entry.state, ModelState::Ready(..)) {
-                    entry.state = ModelState::Failed(reason);
+                match &entry.state {
+                    ModelState::Ready(served, _) if served.version() == version => {}
+                    ModelState::Ready(..) => self.metrics.forget_version(name, version),
+                    _ => {
+                        self.metrics.forget(name, version);
+                        entry.state = ModelState::Failed(reason);
+                    }
                 }
             }
         }
         drop(entries);
         self.loaded.notify_waiters();
+        self.changed();
     }
 
     /// What is to be waited for before the entry can go.
@@ -318,7 +442,10 @@ impl Inner {
             return Err(ModelError::Busy(name.to_owned()));
         }
         entry.busy = true;
-        match std::mem::replace(&mut entry.state, ModelState::Unloading) {
+        let before = std::mem::replace(&mut entry.state, ModelState::Unloading);
+        drop(entries);
+        self.changed();
+        match before {
             ModelState::Ready(served, _) => Ok(Some(served)),
             _ => Ok(None),
         }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use pilotlight_engine::Model;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -14,10 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Stage};
 use crate::check::check;
-use crate::config::{Args, Config, DeviceArg, ModelArg};
+use crate::config::{Args, Config, DeviceArg, ModelControl};
+use crate::directory::Directory;
 use crate::executor::Executor;
+use crate::fetch::Remote;
 use crate::metrics::Metrics;
-use crate::models::{ModelError, Repository};
+use crate::model::{Model, load_onnx};
+use crate::models::{ModelError, Origin, Repository, Source};
 use crate::scheduler::Scheduler;
 use crate::server::serve;
 
@@ -32,12 +34,90 @@ const BAD_MODEL: u8 = 3;
 /// that failed; 3 for a model of the command line that can't be loaded. Where it is not 0, the last line on stderr is
 /// `error: <reason>` (`--check` gives its reason on stdout). Builds its own tokio runtime: call it from a plain thread.
 pub fn main(args: Args) -> ExitCode {
-    match start(&args) {
-        Ok(code) => code,
-        Err(Failure { code, reason }) => {
-            eprintln!("error: {}", reason.replace('\n', " "));
-            ExitCode::from(code)
+    Server::new(args).run()
+}
+
+/// A runtime within a program of its own, with models that the program brings. `examples/own_model.rs` shows it.
+pub struct Server {
+    args: Args,
+    own: Vec<(String, Origin)>,
+}
+
+impl Server {
+    /// A runtime with these flags; the models of the flags are served too.
+    pub fn new(args: Args) -> Self {
+        Self { args, own: Vec::new() }
+    }
+
+    /// Serves a model under this name, which takes 1 to 253 of the characters `A-Z a-z 0-9 - _ .`. `make` is called at start, and
+    /// again whenever a client asks for a load (`--model-control-mode explicit`), on a thread where it may block; what it fails
+    /// with ends a start with exit code 3.
+    #[must_use]
+    pub fn model<M: Model, E: ToString>(
+        mut self,
+        name: &str,
+        make: impl Fn() -> Result<M, E> + Send + Sync + 'static,
+    ) -> Self {
+        let make = move || match make() {
+            Ok(model) => Ok(Arc::new(model) as Arc<dyn Model>),
+            Err(error) => Err(error.to_string()),
+        };
+        let origin = Origin {
+            source: Source::Code(Arc::new(make)),
+            version: "1".to_owned(),
+        };
+        self.own.push((name.to_owned(), origin));
+        self
+    }
+
+    /// Runs it, as [`main`] does.
+    pub fn run(self) -> ExitCode {
+        match start(&self) {
+            Ok(code) => code,
+            Err(Failure { code, reason }) => {
+                eprintln!("error: {}", reason.replace('\n', " "));
+                ExitCode::from(code)
+            }
         }
+    }
+
+    /// The models to load at start, each name once.
+    ///
+    /// # Errors
+    /// Where a name is there twice.
+    fn models(&self) -> Result<Vec<(String, Origin)>, Failure> {
+        let args = &self.args;
+        let mut models = self.own.clone();
+        models.extend(
+            args.models
+                .iter()
+                .map(|model| (model.name.clone(), Origin::file(&model.path))),
+        );
+        for (i, (name, _)) in models.iter().enumerate() {
+            if models[..i].iter().any(|(other, _)| other == name) {
+                return Err(bad_start(format!(
+                    "model {name:?} is there twice: give each model a name of its own"
+                )));
+            }
+        }
+        let repository = args.model_repository.as_ref().map(Directory::new);
+        if let (Some(repository), ModelControl::None) = (repository, args.model_control_mode) {
+            let missing = |name: &String| !models.iter().any(|(other, _)| other == name);
+            let found = repository.names().into_iter().filter(missing).filter_map(|name| {
+                let found = repository.find(&name)?;
+                let source = Source::File(found.path);
+                Some((
+                    name,
+                    Origin {
+                        source,
+                        version: found.version,
+                    },
+                ))
+            });
+            let found: Vec<_> = found.collect();
+            models.extend(found);
+        }
+        Ok(models)
     }
 }
 
@@ -53,7 +133,8 @@ fn bad_start(reason: impl ToString) -> Failure {
     }
 }
 
-fn start(args: &Args) -> Result<ExitCode, Failure> {
+fn start(server: &Server) -> Result<ExitCode, Failure> {
+    let args = &server.args;
     if let Some(fd) = args.lifeline_fd {
         watch_lifeline(fd)?;
     }
@@ -67,7 +148,7 @@ fn start(args: &Args) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|error| bad_start(format!("can't start threads: {error}")))?;
-    let result = runtime.block_on(run(args, config));
+    let result = runtime.block_on(run(args, server.models()?, config));
     // A load that is still under way must not hold up the end.
     runtime.shutdown_background();
     result.map(|()| ExitCode::SUCCESS)
@@ -88,29 +169,38 @@ fn init_logging(level: &str) {
         .try_init();
 }
 
-async fn run(args: &Args, config: Config) -> Result<(), Failure> {
+async fn run(args: &Args, models: Vec<(String, Origin)>, config: Config) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) = signal(SignalKind::terminate())
         .and_then(|t| Ok((t, signal(SignalKind::interrupt())?)))
         .map_err(bad_start)?;
     let listener = listen(args).await?;
     let address = listener.local_addr().map_err(bad_start)?;
+    let grpc = match args.grpc_address {
+        Some(address) => Some(bind(address, "--grpc-address").await?),
+        None => None,
+    };
     let metrics = Arc::new(Metrics::new());
     let executor = Executor::spawn().map_err(|error| bad_start(format!("can't start the executor: {error}")))?;
     let scheduler = Scheduler::new(&config, executor, Arc::clone(&metrics));
     let repository = Repository::new(Box::new(loader(args)), scheduler.clone(), Arc::clone(&metrics));
     let app = Arc::new(App::new(repository.clone(), scheduler, metrics, config.clone()));
     // Before the first connection is accepted, so that no early probe is told that its model does not exist.
-    args.models.iter().for_each(|model| repository.announce(&model.name));
+    for (name, origin) in &models {
+        repository.announce(name);
+        app.give(name, origin.clone());
+    }
     let stop = CancellationToken::new();
-    let server = serve(
-        listener,
-        Arc::clone(&app),
-        config.max_connections,
-        stop.clone(),
-        config.drain_timeout,
-    );
-    let server = tokio::spawn(server);
-    tracing::info!(%address, models = args.models.len(), "listening");
+    let mut servers = JoinSet::new();
+    for listener in std::iter::once(listener).chain(grpc) {
+        servers.spawn(serve(
+            listener,
+            Arc::clone(&app),
+            config.max_connections,
+            stop.clone(),
+            config.drain_timeout,
+        ));
+    }
+    tracing::info!(%address, grpc_address = ?args.grpc_address, models = models.len(), "listening");
 
     let ended = async {
         tokio::select! {
@@ -120,7 +210,7 @@ async fn run(args: &Args, config: Config) -> Result<(), Failure> {
     };
     tokio::pin!(ended);
     tokio::select! {
-        loaded = load_all(&repository, &args.models) => {
+        loaded = load_all(&repository, models) => {
             loaded.map_err(|error| Failure { code: BAD_MODEL, reason: error.to_string() })?;
             app.enter(Stage::Serving);
             ended.await;
@@ -132,17 +222,19 @@ async fn run(args: &Args, config: Config) -> Result<(), Failure> {
     app.enter(Stage::Draining);
     tokio::time::sleep(config.drain_delay).await;
     stop.cancel();
-    server.await.map_err(bad_start)?;
+    while let Some(server) = servers.join_next().await {
+        server.map_err(bad_start)?;
+    }
     tracing::info!("ended");
     Ok(())
 }
 
 /// Loads side by side; the first failure ends it.
-async fn load_all(repository: &Repository, models: &[ModelArg]) -> Result<(), ModelError> {
+async fn load_all(repository: &Repository, models: Vec<(String, Origin)>) -> Result<(), ModelError> {
     let mut loads = JoinSet::new();
-    for ModelArg { name, path } in models {
-        let (repository, name, path) = (repository.clone(), name.clone(), path.clone());
-        loads.spawn(async move { repository.load(&name, &path).await });
+    for (name, origin) in models {
+        let repository = repository.clone();
+        loads.spawn(async move { repository.load(&name, origin).await });
     }
     while let Some(load) = loads.join_next().await {
         match load {
@@ -163,24 +255,21 @@ fn loader(args: &Args) -> impl Fn(&Path) -> Result<Arc<dyn Model>, String> + Sen
         device,
         threads: args.threads,
     };
-    move |path| {
-        pilotlight_engine::load(path, &options)
-            .map(Arc::from)
-            .map_err(|error| error.to_string())
-    }
+    let remote = Remote::new(args);
+    move |path| load_onnx(&remote.file(path)?, &options)
 }
 
 async fn listen(args: &Args) -> Result<TcpListener, Failure> {
     match args.listen_fd {
         Some(fd) => inherited(fd),
-        None => bind(args.http_address).await,
+        None => bind(args.http_address, "--http-address").await,
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         bad_start(format!(
-            "can't listen on {address}: {error}; give a free address with --http-address"
+            "can't listen on {address}: {error}; give a free address with {flag}"
         ))
     })
 }

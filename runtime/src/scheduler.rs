@@ -12,7 +12,7 @@ use pilotlight_engine::{Data, Tensor};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::batch::{Decision, Device as DeviceState, Queue, Terms, Ticket, decide};
+use crate::batch::{Arrival, Decision, Device as DeviceState, Priority, Queue, Terms, Ticket, decide, forecast};
 use crate::config::Config;
 use crate::error::InferError;
 use crate::metrics::{Drop as DropReason, Metrics};
@@ -33,8 +33,7 @@ pub struct Scheduler {
 
 struct Inner {
     state: Mutex<State>,
-    max_batch_size: usize,
-    max_latency: Duration,
+    options: Options,
     queue_size: usize,
     queue_bytes: usize,
     device: Box<dyn Device>,
@@ -43,12 +42,24 @@ struct Inner {
     timer: watch::Sender<Option<Instant>>,
 }
 
+/// What the batch former is told.
+struct Options {
+    max_batch_size: usize,
+    max_latency: Duration,
+    priority_levels: u32,
+    default_priority: u32,
+    preferred: Vec<usize>,
+    adaptive: bool,
+}
+
 #[derive(Default)]
 struct State {
     queue: Queue<Key, Job>,
     /// Sum over the queue.
     bytes: usize,
     busy: bool,
+    /// When the device is done with what it runs, where that can be told.
+    free: Option<Instant>,
 }
 
 /// What a run gave one request.
@@ -80,6 +91,8 @@ pub(crate) struct Job {
     pub(crate) served: Arc<Served>,
     pub(crate) inputs: Vec<Tensor>,
     pub(crate) rows: usize,
+    /// Elements of its inputs.
+    pub(crate) work: u64,
     pub(crate) queued: Instant,
     bytes: usize,
     limit: Duration,
@@ -108,10 +121,6 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
-    pub(crate) fn metrics(&self) -> Option<&Metrics> {
-        self.inner.as_deref().map(|inner| &*inner.metrics)
-    }
-
     /// Frees the device and gives back its next run, which the caller then owns.
     pub(crate) fn finish(mut self) -> Option<Run> {
         self.inner.take().and_then(|inner| inner.release(self.requests))
@@ -138,7 +147,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.served.open.fetch_sub(1, Ordering::AcqRel);
         // Others may have waited for this one. With no waiting for others there is nothing to reconsider.
-        if !self.inner.max_latency.is_zero() {
+        if !self.inner.options.max_latency.is_zero() {
             self.inner.pump();
         }
     }
@@ -153,6 +162,8 @@ pub struct Request {
     pub arrived: Instant,
     /// When its answer is of no use any more.
     pub deadline: Instant,
+    /// 1 is the highest; 0, and what is past the configured levels, is the default one.
+    pub priority: u32,
 }
 
 impl Scheduler {
@@ -161,8 +172,14 @@ impl Scheduler {
         let (timer, due) = watch::channel(None);
         let inner = Arc::new(Inner {
             state: Mutex::default(),
-            max_batch_size: config.max_batch_size,
-            max_latency: config.max_latency,
+            options: Options {
+                max_batch_size: config.max_batch_size,
+                max_latency: config.max_latency,
+                priority_levels: config.priority_levels,
+                default_priority: config.default_priority,
+                preferred: config.preferred_batch_sizes.clone(),
+                adaptive: config.adaptive_batching,
+            },
             queue_size: config.queue_size,
             queue_bytes: config.queue_bytes,
             device: Box::new(device),
@@ -188,15 +205,19 @@ impl Scheduler {
         self.inner.state.lock().queue.len()
     }
 
-    /// Whether one more request would be refused now; lets a face refuse before it reads the body.
+    /// Whether one more request, of this model where it is known, would be refused now; lets a face refuse before it reads the
+    /// body.
     ///
     /// # Errors
     /// `InferError::QueueFull`.
-    pub fn admit(&self) -> Result<(), InferError> {
+    pub fn admit(&self, served: Option<&Served>) -> Result<(), InferError> {
         if self.waiting() < self.inner.queue_size {
             return Ok(());
         }
-        self.inner.metrics.dropped(DropReason::QueueFull);
+        match served {
+            Some(served) => served.metrics.dropped(DropReason::QueueFull),
+            None => self.inner.metrics.dropped(DropReason::QueueFull),
+        }
         Err(InferError::QueueFull {
             limit: self.inner.queue_size,
         })
@@ -206,7 +227,7 @@ impl Scheduler {
     /// one that is already on the device runs to its end and its answer is thrown away.
     ///
     /// # Errors
-    /// `InferError::QueueFull` or `QueueBytesFull`, at once.
+    /// `InferError::QueueFull`, `QueueBytesFull` or `Unreachable`, at once.
     pub fn submit(&self, open: Open, request: Request) -> Result<Pending, InferError> {
         let served = Arc::clone(&open.served);
         let pending = self.inner.enqueue(&served, request);
@@ -222,6 +243,7 @@ impl Scheduler {
 impl Inner {
     fn enqueue(self: &Arc<Self>, served: &Arc<Served>, request: Request) -> Result<Pending, InferError> {
         let (key, rows) = Key::of(served, &request.inputs);
+        let work = request.inputs.iter().map(|tensor| tensor.data().len() as u64).sum();
         let bytes = request.inputs.iter().map(size_of_tensor).sum();
         let limit = request.deadline.saturating_duration_since(request.arrived);
         let (reply, answer) = oneshot::channel();
@@ -229,21 +251,31 @@ impl Inner {
             served: Arc::clone(served),
             inputs: request.inputs,
             rows,
+            work,
             queued: Instant::now(),
             bytes,
             limit,
             reply,
         };
+        let arrival = Arrival {
+            rows,
+            work,
+            priority: self.priority(request.priority),
+            arrived: request.arrived,
+            deadline: request.deadline,
+        };
         let mut state = self.state.lock();
         if let Err(full) = self.room_for(&state, bytes) {
-            self.metrics.dropped(DropReason::QueueFull);
+            served.metrics.dropped(DropReason::QueueFull);
             return Err(full);
         }
-        let ticket = state
-            .queue
-            .push(key.clone(), rows, request.arrived, request.deadline, job);
+        if let Err(late) = self.in_time(&state, &key, &arrival, limit) {
+            served.metrics.dropped(DropReason::Unreachable);
+            return Err(late);
+        }
+        let ticket = state.queue.push(key.clone(), arrival, job);
         state.bytes += bytes;
-        served.depth.inc();
+        served.metrics.waiting(1);
         self.metrics.queue_size.inc();
         drop(state);
         Ok(Pending {
@@ -269,6 +301,29 @@ impl Inner {
         Ok(())
     }
 
+    /// The level that a request gets.
+    fn priority(&self, asked: u32) -> Priority {
+        let known = (1..=self.options.priority_levels).contains(&asked);
+        Priority(if known { asked } else { self.options.default_priority })
+    }
+
+    /// Whether the request can be answered by its deadline, as far as costs are known. One that finds the device idle and nobody
+    /// waiting always can: it harms nobody, and its run corrects a cost that was learned wrong.
+    fn in_time(&self, state: &State, key: &Key, arrival: &Arrival, limit: Duration) -> Result<(), InferError> {
+        if !self.options.adaptive || (!state.busy && state.queue.is_empty()) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let free = state.free.unwrap_or(now);
+        match forecast(&state.queue, now, free, key, arrival, |key| self.terms(key)) {
+            Some(done) if done > arrival.deadline => Err(InferError::Unreachable {
+                expected: done.saturating_duration_since(arrival.arrived),
+                limit,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Starts what is due.
     fn pump(self: &Arc<Self>) {
         let run = self.next(&mut self.state.lock());
@@ -282,6 +337,7 @@ impl Inner {
         self.metrics.active_inferences.sub(requests as i64);
         let mut state = self.state.lock();
         state.busy = false;
+        state.free = None;
         self.next(&mut state)
     }
 
@@ -293,9 +349,9 @@ impl Inner {
         let now = Instant::now();
         for job in state.queue.expire(now) {
             state.bytes -= job.bytes;
-            self.metrics.dropped(DropReason::Deadline);
+            job.served.metrics.dropped(DropReason::Deadline);
             self.metrics.queue_size.dec();
-            job.served.depth.dec();
+            job.served.metrics.waiting(-1);
             let limit = job.limit;
             job.answer(Err(InferError::Timeout { limit }));
         }
@@ -309,12 +365,15 @@ impl Inner {
         }
     }
 
-    fn terms(&self, key: &Key) -> Terms {
+    fn terms(&self, key: &Key) -> Terms<'_> {
         let together = !key.alone && key.served.batchable();
+        let options = &self.options;
         Terms {
-            max_rows: if together { self.max_batch_size } else { 1 },
-            max_latency: self.max_latency,
+            max_rows: if together { options.max_batch_size } else { 1 },
+            max_latency: options.max_latency,
             open: key.served.open.load(Ordering::Acquire),
+            preferred: if together { &options.preferred } else { &[] },
+            cost: if options.adaptive { key.served.cost() } else { None },
         }
     }
 
@@ -322,8 +381,11 @@ impl Inner {
         let jobs: Vec<Job> = state.queue.take(key, count).into_iter().map(|w| w.job).collect();
         state.busy = true;
         state.bytes -= jobs.iter().map(|j| j.bytes).sum::<usize>();
+        if let Some(cost) = self.terms(key).cost {
+            state.free = Some(now + cost.time(jobs.iter().map(|j| j.work).sum()));
+        }
         let requests = jobs.len();
-        key.served.depth.sub(requests as i64);
+        key.served.metrics.waiting(-(requests as i64));
         self.metrics.queue_size.sub(requests as i64);
         self.metrics.active_inferences.add(requests as i64);
         Run {
@@ -368,9 +430,9 @@ impl Pending {
         let mut state = self.inner.state.lock();
         if let Some(job) = state.queue.remove(&self.key, self.ticket) {
             state.bytes -= job.bytes;
-            self.inner.metrics.dropped(reason);
+            self.key.served.metrics.dropped(reason);
             self.inner.metrics.queue_size.dec();
-            self.key.served.depth.dec();
+            self.key.served.metrics.waiting(-1);
         }
     }
 }

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pilotlight_engine::{DataType, Dim, Model, Signature, Tensor};
-use prometheus::IntGauge;
+use parking_lot::Mutex;
+use pilotlight_engine::{DataType, Dim, Signature, Tensor};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::batch::{Cost, Learner};
+use crate::metrics::ModelMetrics;
+use crate::model::Model;
 use crate::stats::Stats;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -18,12 +21,14 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 pub struct Served {
     id: u64,
     name: String,
+    version: String,
     model: Arc<dyn Model>,
     batchable: AtomicBool,
+    learner: Mutex<Learner>,
     /// Requests that are being received and have not reached the queue.
     pub(crate) open: AtomicUsize,
-    /// Requests of this model in the queue.
-    pub(crate) depth: IntGauge,
+    /// What is counted of it.
+    pub(crate) metrics: Arc<ModelMetrics>,
     /// Counts since it was loaded.
     pub(crate) stats: Stats,
     /// Requests that use the model.
@@ -40,16 +45,18 @@ pub struct Readiness {
 }
 
 impl Served {
-    /// Prepares a model for serving as `name`.
-    pub fn new(name: impl Into<String>, model: Arc<dyn Model>, depth: IntGauge) -> Self {
+    /// Prepares a model for serving as this version of `name`.
+    pub fn new(name: impl Into<String>, version: &str, model: Arc<dyn Model>, metrics: ModelMetrics) -> Self {
         let batchable = AtomicBool::new(is_batchable(model.signature()));
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name: name.into(),
+            version: version.to_owned(),
             model,
             batchable,
+            learner: Mutex::default(),
             open: AtomicUsize::new(0),
-            depth,
+            metrics: Arc::new(metrics),
             stats: Stats::default(),
             users: TaskTracker::new(),
         }
@@ -58,6 +65,16 @@ impl Served {
     /// The name in the URLs.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The version in the URLs.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// What it runs on, for the metadata.
+    pub fn platform(&self) -> &'static str {
+        self.model.platform()
     }
 
     /// Inputs and outputs.
@@ -73,6 +90,22 @@ impl Served {
     /// Whether requests may share a run.
     pub fn batchable(&self) -> bool {
         self.batchable.load(Ordering::Relaxed)
+    }
+
+    /// A run of this many rows gave outputs.
+    pub(crate) fn ran(&self, rows: usize, input: Duration, infer: Duration, output: Duration) {
+        self.stats.ran(rows, input, infer, output);
+        self.metrics.ran(rows);
+    }
+
+    /// A run of this much work took this long, from when it was taken out of the queue.
+    pub(crate) fn learn(&self, work: u64, time: Duration) {
+        self.learner.lock().observe(work, time);
+    }
+
+    /// What its runs cost, where that is known by now.
+    pub(crate) fn cost(&self) -> Option<Cost> {
+        self.learner.lock().cost()
     }
 
     /// A batch's outputs could not be taken apart by rows: from now on every request runs alone.

@@ -9,14 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use parking_lot::Mutex;
-use pilotlight_engine::{Data, DataType, Dim, Labels, Model, RunError, Signature, Tensor, TensorInfo};
+use pilotlight_engine::{Data, DataType, Dim, Labels, RunError, Signature, Tensor, TensorInfo};
 use tokio::task::JoinHandle;
 
 use crate::app::{App, Stage};
-use crate::config::Config;
+use crate::config::{Config, ModelControl};
 use crate::executor::execute;
 use crate::metrics::Metrics;
-use crate::models::Repository;
+use crate::model::Model;
+use crate::models::{Origin, Repository};
 use crate::scheduler::{Device, Run, Scheduler};
 
 pub(crate) fn info(name: &str, datatype: DataType, shape: Vec<Dim>) -> TensorInfo {
@@ -42,6 +43,7 @@ type Body = dyn Fn(Vec<Tensor>) -> Result<Vec<Tensor>, RunError> + Send + Sync;
 pub(crate) struct Mock {
     signature: Signature,
     body: Box<Body>,
+    pure: bool,
     pub(crate) runs: AtomicUsize,
 }
 
@@ -53,6 +55,29 @@ impl Mock {
         Arc::new(Self {
             signature,
             body: Box::new(body),
+            pure: true,
+            runs: AtomicUsize::new(0),
+        })
+    }
+
+    /// One that must not run again, and fails where a value is negative.
+    pub(crate) fn impure(model: Arc<Self>) -> Arc<Self> {
+        let signature = model.signature.clone();
+        let body = move |inputs: Vec<Tensor>| {
+            let negative = matches!(inputs[0].data(), Data::F32(x) if x.iter().any(|x| *x < 0.0));
+            if negative {
+                return Err(RunError::Node {
+                    node: "n".into(),
+                    op: "Op".into(),
+                    reason: "negative".into(),
+                });
+            }
+            (model.body)(inputs)
+        };
+        Arc::new(Self {
+            signature,
+            body: Box::new(body),
+            pure: false,
             runs: AtomicUsize::new(0),
         })
     }
@@ -102,6 +127,14 @@ impl Mock {
 impl Model for Mock {
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn platform(&self) -> &'static str {
+        "burn_onnx"
+    }
+
+    fn is_pure(&self) -> bool {
+        self.pure
     }
 
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
@@ -206,7 +239,7 @@ impl Bench {
         };
         let repository = Repository::new(Box::new(loader), scheduler.clone(), Arc::clone(&metrics));
         for (name, _) in models {
-            repository.load(name, Path::new(name)).await.expect("the mock loads");
+            repository.load(name, Origin::file(name)).await.expect("the mock loads");
         }
         let app = App::new(repository.clone(), scheduler.clone(), Arc::clone(&metrics), config);
         app.enter(Stage::Serving);
@@ -234,11 +267,24 @@ impl Bench {
         task
     }
 
-    /// Whether the metrics have this line.
+    /// Whether the series with these labels, whatever others they have, add up to the value.
     #[track_caller]
     pub(crate) fn assert_metric(&self, line: &str) {
         let text = self.metrics.render();
-        assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        let (wanted, value) = line.rsplit_once(' ').expect("a series and its value");
+        let (name, labels) = wanted.trim_end_matches('}').split_once('{').unwrap_or((wanted, ""));
+        let labels: Vec<&str> = labels.split(',').filter(|label| !label.is_empty()).collect();
+        let matches = |line: &&str| {
+            let series = line.rsplit_once(' ').map_or("", |(series, _)| series);
+            let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+            found == name && labels.iter().all(|label| rest.contains(label))
+        };
+        let values = text
+            .lines()
+            .filter(matches)
+            .filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok());
+        let sum: f64 = values.sum();
+        assert_eq!(Ok(sum), value.parse(), "{line} is missing in\n{text}");
     }
 }
 
@@ -269,6 +315,12 @@ pub(crate) fn config() -> Config {
     Config {
         max_batch_size: 32,
         max_latency: Duration::ZERO,
+        priority_levels: 1,
+        default_priority: 1,
+        preferred_batch_sizes: Vec::new(),
+        adaptive_batching: false,
+        model_control: ModelControl::None,
+        model_repository: None,
         queue_size: 1000,
         queue_bytes: 1 << 30,
         ready_queue_limit: 100,

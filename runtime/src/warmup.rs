@@ -3,7 +3,8 @@
 //! Its inputs are zeros (empty strings) in the declared shape, dimensions of no fixed size being 1. Where that is a fair sample
 //! (every input numeric, every dimension but the first fixed) a failing run fails the model. Otherwise the sample may be at
 //! fault: an empty string need not be a known category, a picture of one pixel may be too small for the first pooling. Such a
-//! failure is logged and the model is ready; a model that refuses its inputs (`RunError::Input`) is ready as well.
+//! failure is logged and the model is ready; a model that refuses its inputs (`RunError::Input`) is ready as well, and one that is
+//! not pure is not run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use pilotlight_engine::{Data, DataType, Dim, RunError, Signature, Tensor, Tensor
 use tokio::time::Instant;
 
 use crate::error::InferError;
+use crate::model::Model;
 use crate::scheduler::{Request, Scheduler};
 use crate::served::Served;
 
@@ -26,6 +28,9 @@ const MOST_ELEMENTS: usize = 1 << 28;
 /// # Errors
 /// The reason why the model can't serve.
 pub(crate) async fn warm_up(scheduler: &Scheduler, served: &Arc<Served>) -> Result<(), String> {
+    if !served.model().is_pure() {
+        return Ok(());
+    }
     let Some(inputs) = sample(served.signature()) else {
         tracing::warn!(
             model = served.name(),
@@ -38,6 +43,7 @@ pub(crate) async fn warm_up(scheduler: &Scheduler, served: &Arc<Served>) -> Resu
         inputs,
         arrived: now,
         deadline: now + LIMIT,
+        priority: 0,
     };
     let result = match scheduler.submit(scheduler.open(served), request) {
         Ok(pending) => pending.wait().await.map(drop),
@@ -52,7 +58,7 @@ pub(crate) async fn warm_up(scheduler: &Scheduler, served: &Arc<Served>) -> Resu
 }
 
 /// Runs the model once on the calling thread, with the same rules.
-pub(crate) fn run_once(model: &dyn pilotlight_engine::Model) -> Result<(), String> {
+pub(crate) fn run_once(model: &dyn Model) -> Result<(), String> {
     let Some(inputs) = sample(model.signature()) else {
         return Ok(());
     };
@@ -65,9 +71,10 @@ pub(crate) fn run_once(model: &dyn pilotlight_engine::Model) -> Result<(), Strin
 fn forgivable(error: &InferError, signature: &Signature) -> bool {
     match error {
         // A full queue is no fault of the model; it will be warm after its first request.
-        InferError::Run(RunError::Input { .. }) | InferError::QueueFull { .. } | InferError::QueueBytesFull { .. } => {
-            true
-        }
+        InferError::Run(RunError::Input { .. })
+        | InferError::QueueFull { .. }
+        | InferError::QueueBytesFull { .. }
+        | InferError::Unreachable { .. } => true,
         InferError::Run(RunError::Node { .. }) => !signature.inputs.iter().all(is_fair),
         InferError::Timeout { .. } | InferError::Broken(_) => false,
     }

@@ -103,6 +103,19 @@ fn arguments(spec: &RuntimeSpec) -> Vec<std::ffi::OsString> {
     }
     option("--queue-size", batching.queue_size.to_string());
     option("--ready-queue-limit", batching.ready_queue_limit.to_string());
+    if batching.priority_levels > 1 {
+        option("--priority-levels", batching.priority_levels.to_string());
+    }
+    if let Some(level) = batching.default_priority {
+        option("--default-priority", level.to_string());
+    }
+    if !batching.preferred_batch_sizes.is_empty() {
+        let sizes: Vec<String> = batching.preferred_batch_sizes.iter().map(u32::to_string).collect();
+        option("--preferred-batch-sizes", sizes.join(","));
+    }
+    if batching.adaptive {
+        option("--adaptive-batching", "true".to_owned());
+    }
     option("--request-timeout-ms", spec.timeout.as_millis().to_string());
     option("--drain-delay-ms", "0".to_owned());
     arguments.extend(spec.args.iter().map(Into::into));
@@ -153,6 +166,18 @@ mod tests {
             line(&spec(|service| service.args = vec!["--device".into(), "cpu".into()])),
             expected
         );
+    }
+
+    #[test]
+    fn options_of_the_batch_former_are_passed_where_they_are_given() {
+        let spec = spec(|service| {
+            service.batching.priority_levels = 3;
+            service.batching.default_priority = Some(2);
+            service.batching.preferred_batch_sizes = vec![4, 8];
+            service.batching.adaptive = true;
+        });
+        let expected = "--priority-levels 3 --default-priority 2 --preferred-batch-sizes 4,8 --adaptive-batching true";
+        assert!(line(&spec).contains(expected), "{}", line(&spec));
     }
 
     #[test]

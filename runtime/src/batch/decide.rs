@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::hash::Hash;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::queue::{Queue, Ticket, Waiting};
+use super::fill::{Batch, Load, Terms, fill};
+use super::queue::{Priority, Queue, Ticket, Waiting};
 
 /// What the device does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,21 +17,10 @@ pub enum Device {
     Busy,
 }
 
-/// What holds for the requests of one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// Most rows in a batch, at least 1; a single request with more runs alone. 1 for a model that can't be batched.
-    pub max_rows: usize,
-    /// How old the oldest request of a batch may get while the batch fills up. Zero: an idle device takes what waits at once.
-    pub max_latency: Duration,
-    /// Requests of the same model that are being received and could still join.
-    pub open: usize,
-}
-
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision<K> {
-    /// Run the `count` oldest requests of `key` now.
+    /// Run the `count` first requests of `key` now.
     Take {
         /// The group.
         key: K,
@@ -46,14 +35,15 @@ pub enum Decision<K> {
 
 /// Decides what an idle device runs.
 ///
-/// A group is due when its batch is full, its oldest request is `max_latency` old, or no request is open that could join. Of
-/// the groups that are due, the one with the earliest deadline among its requests goes first: deadlines are fixed at arrival,
-/// so no group waits for ever behind a busier one. Expired requests must have been taken out before.
-pub fn decide<K: Eq + Hash + Clone, J>(
+/// A group is due when its batch is full or of a preferred size, its oldest request is `max_latency` old, no request is open that
+/// could join, or waiting longer would make it late. Of the groups that are due, the one with the highest priority at its head
+/// goes first, and among those the one with the earliest deadline among its requests: deadlines are fixed at arrival, so no group
+/// waits for ever behind a busier one of its priority. Expired requests must have been taken out before.
+pub fn decide<'t, K: Eq + Hash + Clone, J>(
     queue: &Queue<K, J>,
     now: Instant,
     device: Device,
-    terms: impl Fn(&K) -> Terms,
+    terms: impl Fn(&K) -> Terms<'t>,
 ) -> Decision<K> {
     if device == Device::Busy {
         return Decision::Idle;
@@ -62,8 +52,8 @@ pub fn decide<K: Eq + Hash + Clone, J>(
     let mut wake: Option<Instant> = None;
     for (key, group) in queue.groups() {
         let terms = terms(key);
-        let batch = fill(group, terms.max_rows);
-        if let Some(later) = due(group, batch, terms, now) {
+        let batch = fill(group.iter().map(Load::from), &terms, now);
+        if let Some(later) = due(group, batch, &terms, now) {
             wake = Some(wake.map_or(later, |wake| wake.min(later)));
             continue;
         }
@@ -82,42 +72,21 @@ pub fn decide<K: Eq + Hash + Clone, J>(
     }
 }
 
-/// The batch at the head of a group.
-#[derive(Clone, Copy)]
-struct Batch {
-    count: usize,
-    full: bool,
-}
-
-/// The longest head of the group within `max_rows`; its first request always.
-fn fill<J>(group: &VecDeque<Waiting<J>>, max_rows: usize) -> Batch {
-    let mut rows = 0usize;
-    let mut count = 0;
-    for waiting in group {
-        rows = rows.saturating_add(waiting.rows);
-        if rows > max_rows && count > 0 {
-            return Batch { count, full: true };
-        }
-        count += 1;
-        if rows >= max_rows {
-            return Batch { count, full: true };
-        }
-    }
-    Batch { count, full: false }
-}
-
 /// `None` where the batch should run now, else when it should at the latest.
-fn due<J>(group: &VecDeque<Waiting<J>>, batch: Batch, terms: Terms, now: Instant) -> Option<Instant> {
+fn due<J>(group: &VecDeque<Waiting<J>>, batch: Batch, terms: &Terms<'_>, now: Instant) -> Option<Instant> {
     if batch.full || terms.open == 0 || terms.max_latency.is_zero() {
         return None;
     }
     let oldest = group.iter().map(|w| w.arrived).min()?;
-    Some(oldest + terms.max_latency).filter(|&due| due > now)
+    let due = oldest + terms.max_latency;
+    Some(batch.latest.map_or(due, |latest| latest.min(due))).filter(|&due| due > now)
 }
 
 /// Smaller goes first.
-type Urgency = (Option<Instant>, Option<Ticket>);
+pub(super) type Urgency = (Option<Priority>, Option<Instant>, Option<Ticket>);
 
 fn urgency<J>(group: &VecDeque<Waiting<J>>) -> Urgency {
-    (group.iter().map(|w| w.deadline).min(), group.front().map(|w| w.ticket))
+    let head = group.front().map(|w| w.ticket);
+    let earliest = group.iter().map(|w| w.deadline).min();
+    (head.map(Ticket::priority), earliest, head)
 }

@@ -5,17 +5,48 @@ use std::hash::Hash;
 
 use tokio::time::Instant;
 
-/// A place in the queue. Tickets grow in the order of arrival.
+/// How important a request is: 1 is the highest, larger numbers are lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(pub u32);
+
+/// A place in the queue: by priority, and within one in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(u64);
+pub struct Ticket {
+    priority: Priority,
+    number: u64,
+}
+
+impl Ticket {
+    /// The priority of whoever stands there.
+    pub fn priority(self) -> Priority {
+        self.priority
+    }
+}
+
+/// What is known of a request that comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Its size along the batch dimension; a request of none counts as one, so that every batch has a bounded number of requests.
+    pub rows: usize,
+    /// Its part of a run's cost, in elements of its inputs.
+    pub work: u64,
+    /// Its priority.
+    pub priority: Priority,
+    /// When it arrived in the runtime.
+    pub arrived: Instant,
+    /// When its answer is of no use any more.
+    pub deadline: Instant,
+}
 
 /// One request that waits.
 #[derive(Debug)]
 pub struct Waiting<J> {
     /// Its place.
     pub ticket: Ticket,
-    /// Its size along the batch dimension; a request of none counts as one, so that every batch has a bounded number of requests.
+    /// Its rows, at least 1.
     pub rows: usize,
+    /// Its part of a run's cost.
+    pub work: u64,
     /// When it arrived in the runtime.
     pub arrived: Instant,
     /// When its answer is of no use any more.
@@ -25,7 +56,7 @@ pub struct Waiting<J> {
 }
 
 /// Requests in groups by key. Requests of one key may run in one batch (same model, same shape but for the rows, same types)
-/// and leave in the order in which they came.
+/// and leave by priority, and within one in the order in which they came.
 #[derive(Debug)]
 pub struct Queue<K, J> {
     groups: HashMap<K, VecDeque<Waiting<J>>>,
@@ -54,25 +85,33 @@ impl<K: Eq + Hash + Clone, J> Queue<K, J> {
         self.len == 0
     }
 
-    /// Adds a request behind those of its key. The bound on the number is the caller's to keep.
-    pub fn push(&mut self, key: K, rows: usize, arrived: Instant, deadline: Instant, job: J) -> Ticket {
-        let ticket = Ticket(self.next);
+    /// Adds a request behind those of its key and priority. The bound on the number is the caller's to keep.
+    pub fn push(&mut self, key: K, arrival: Arrival, job: J) -> Ticket {
+        let ticket = Ticket {
+            priority: arrival.priority,
+            number: self.next,
+        };
         self.next += 1;
         self.len += 1;
-        self.groups.entry(key).or_default().push_back(Waiting {
+        let group = self.groups.entry(key).or_default();
+        // At the end, unless someone of a lower priority waits.
+        let at = group.partition_point(|w| w.ticket < ticket);
+        let waiting = Waiting {
             ticket,
-            rows: rows.max(1),
-            arrived,
-            deadline,
+            rows: arrival.rows.max(1),
+            work: arrival.work,
+            arrived: arrival.arrived,
+            deadline: arrival.deadline,
             job,
-        });
+        };
+        group.insert(at, waiting);
         ticket
     }
 
     /// Takes a request out whose client left. `None` where it has already been taken.
     pub fn remove(&mut self, key: &K, ticket: Ticket) -> Option<J> {
         let group = self.groups.get_mut(key)?;
-        // A group is sorted by ticket, because it only ever grows at its end.
+        // A group is sorted by ticket.
         let at = group.binary_search_by_key(&ticket, |w| w.ticket).ok()?;
         let waiting = group.remove(at)?;
         if group.is_empty() {
@@ -84,22 +123,27 @@ impl<K: Eq + Hash + Clone, J> Queue<K, J> {
 
     /// Takes out every request whose deadline is at or before `now`.
     pub fn expire(&mut self, now: Instant) -> Vec<J> {
-        let mut expired = Vec::new();
-        self.groups.retain(|_, group| {
-            if group.iter().any(|w| w.deadline <= now) {
-                let (late, rest) = std::mem::take(group)
+        self.take_where(|_, waiting| waiting.deadline <= now)
+    }
+
+    /// Takes out every request that this holds for, in no order.
+    pub fn take_where(&mut self, mut of: impl FnMut(&K, &Waiting<J>) -> bool) -> Vec<J> {
+        let mut taken = Vec::new();
+        self.groups.retain(|key, group| {
+            if group.iter().any(|w| of(key, w)) {
+                let (out, rest) = std::mem::take(group)
                     .into_iter()
-                    .partition::<VecDeque<_>, _>(|w| w.deadline <= now);
-                expired.extend(late.into_iter().map(|w| w.job));
+                    .partition::<VecDeque<_>, _>(|w| of(key, w));
+                taken.extend(out.into_iter().map(|w| w.job));
                 *group = rest;
             }
             !group.is_empty()
         });
-        self.len -= expired.len();
-        expired
+        self.len -= taken.len();
+        taken
     }
 
-    /// Takes the `count` oldest requests of `key`, fewer where fewer wait.
+    /// Takes the `count` first requests of `key`, fewer where fewer wait.
     pub fn take(&mut self, key: &K, count: usize) -> Vec<Waiting<J>> {
         let Some(group) = self.groups.get_mut(key) else {
             return Vec::new();

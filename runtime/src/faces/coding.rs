@@ -3,9 +3,9 @@
 use std::io::{self, Read, Write as _};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use flate2::Compression;
-use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::MultiGzDecoder;
 use flate2::write::{GzEncoder, ZlibEncoder};
+use flate2::{Compression, Decompress, FlushDecompress, Status};
 use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 
@@ -104,7 +104,31 @@ impl Coding {
     pub(crate) fn unpack(self, body: &[u8], limit: usize, share: &mut Share) -> Result<Bytes, ApiError> {
         match self {
             Self::Gzip => self.drain(MultiGzDecoder::new(body), limit, share),
-            Self::Deflate => self.drain(ZlibDecoder::new(body), limit, share),
+            Self::Deflate => self.inflate(body, limit, share),
+        }
+    }
+
+    /// By hand, since flate2's reader takes the end of its input for the end of the stream.
+    fn inflate(self, body: &[u8], limit: usize, share: &mut Share) -> Result<Bytes, ApiError> {
+        let fault = |why: &str| ApiError::invalid(format!("the body is not {}: {why}", self.as_str()));
+        let mut inflater = Decompress::new(true);
+        let mut whole = Vec::new();
+        loop {
+            let (read, before) = (inflater.total_in(), whole.len());
+            whole.reserve(STEP);
+            let status = inflater
+                .decompress_vec(&body[read as usize..], &mut whole, FlushDecompress::None)
+                .map_err(|error| fault(&error.to_string()))?;
+            if whole.len() > limit {
+                return Err(too_large(limit));
+            }
+            share.grow(whole.len() - before)?;
+            if status == Status::StreamEnd {
+                return Ok(whole.into());
+            }
+            if inflater.total_in() == read && whole.len() == before {
+                return Err(fault("it was cut off"));
+            }
         }
     }
 
@@ -194,10 +218,14 @@ mod tests {
     #[test]
     fn what_is_not_of_the_coding_is_a_400() {
         let packed = Coding::Gzip.pack(&[7; 2000]).unwrap();
+        let deflated = Coding::Deflate.pack(&[7; 2000]).unwrap();
         for (coding, body) in [
             (Coding::Gzip, &b"no"[..]),
             (Coding::Gzip, &packed[..packed.len() - 9]),
             (Coding::Deflate, &packed[..]),
+            (Coding::Deflate, &deflated[..deflated.len() - 1]),
+            (Coding::Deflate, &deflated[..deflated.len() - 9]),
+            (Coding::Deflate, &[]),
         ] {
             let error = coding.unpack(body, 9000, &mut Budget::new(9000).share()).unwrap_err();
             assert_eq!(error.code, Code::InvalidRequest);

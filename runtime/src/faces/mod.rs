@@ -8,7 +8,7 @@ mod path;
 mod predict;
 pub(crate) mod raw;
 mod triton;
-mod v1;
+pub(crate) mod v1;
 pub(crate) mod v2;
 
 use std::time::Duration;
@@ -22,12 +22,13 @@ use tokio::time::Instant;
 pub(crate) use body::{Budget, Share, read as read_body, too_large};
 pub(crate) use coding::Coding;
 pub(crate) use json::{check_shape, declared};
-pub(crate) use path::{Target, target};
-pub(crate) use triton::{ModelConfig, statistics};
-pub(crate) use v2::{VERSION, metadata};
+pub(crate) use path::{Of, Target, target};
+pub(crate) use triton::{Management, ModelConfig, index, statistics};
+pub(crate) use v2::metadata;
 
 use crate::error::ApiError;
 use crate::scheduler::Answer;
+use crate::served::Served;
 
 /// A protocol for inference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,7 @@ pub(crate) enum Call {
         id: Option<String>,
         outputs: Vec<v2::Requested>,
         timeout: Option<Duration>,
+        priority: u32,
     },
     Predict {
         request_id: Option<String>,
@@ -77,6 +79,7 @@ impl Face {
                         id: request.id,
                         outputs: request.outputs,
                         timeout: request.timeout,
+                        priority: request.priority,
                     },
                 ))
             }
@@ -122,16 +125,23 @@ impl Call {
     /// Outputs to body and, where binary tensors follow its JSON, the length of that.
     pub(crate) fn answer(
         &self,
-        model: &str,
-        signature: &Signature,
+        served: &Served,
         answer: &Answer,
         arrived: Instant,
     ) -> Result<(Vec<u8>, Option<usize>), ApiError> {
+        let signature = served.signature();
         match self {
             Self::V1 => Ok((v1::answer(signature, &answer.outputs), None)),
-            Self::V2 { id, outputs, .. } => v2::answer(model, id.as_deref(), signature, outputs, &answer.outputs),
+            Self::V2 { id, outputs, .. } => {
+                let head = v2::Head {
+                    model: served.name(),
+                    version: served.version(),
+                    id: id.as_deref(),
+                };
+                v2::answer(&head, signature, outputs, &answer.outputs)
+            }
             Self::Predict { .. } => {
-                let prediction = predict::predict(model, signature, &answer.outputs)?;
+                let prediction = predict::predict(served.name(), signature, &answer.outputs)?;
                 let latency_ms = arrived.elapsed().as_secs_f64() * 1000.0;
                 Ok((predict::answer(&prediction, latency_ms, answer.batch_rows), None))
             }
@@ -143,6 +153,14 @@ impl Call {
         match self {
             Self::Predict { request_id } => request_id.as_deref(),
             Self::V1 | Self::V2 { .. } => None,
+        }
+    }
+
+    /// How important it is to the client; 0: it does not say.
+    pub(crate) fn priority(&self) -> u32 {
+        match self {
+            Self::V2 { priority, .. } => *priority,
+            Self::V1 | Self::Predict { .. } => 0,
         }
     }
 
@@ -189,7 +207,68 @@ mod tests {
         })
     }
 
+    /// Lists of numbers as clients write them, and broken ones.
+    fn numbers() -> impl Strategy<Value = String> {
+        let number = prop_oneof![
+            6 => any::<f32>().prop_filter("finite", |x| x.is_finite()).prop_map(|x| format!("{x:?}")),
+            3 => any::<i16>().prop_map(|n| n.to_string()),
+            2 => (-1e9f64..1e9).prop_map(|x| x.to_string()),
+            2 => (0u64..1 << 60, -30i32..30).prop_map(|(m, e)| format!("{m}.5e{e}")),
+        ];
+        let rare = prop::option::weighted(
+            0.3,
+            prop::sample::select(vec![
+                "1e999", "null", "01", "1.", ".5", "+1", "-", "1e", "\"x\"", "[1]", "", "1/2", "true",
+            ]),
+        );
+        let spaces = prop::sample::select(vec!["", " ", "\n\t "]);
+        (
+            prop::collection::vec(number, 40..120).prop_map(|mut n| {
+                if n.len() % 3 > 0 {
+                    n.truncate(n.len() / 2 * 2);
+                }
+                n
+            }),
+            rare,
+            any::<prop::sample::Index>(),
+            spaces,
+        )
+            .prop_map(|(numbers, rare, at, space)| {
+                let mut rows: Vec<String> = numbers.chunks(2).map(|pair| pair.join(&format!("{space},"))).collect();
+                if let Some(rare) = rare {
+                    let at = at.index(rows.len());
+                    rows[at] = format!("{},{rare}", numbers[at]);
+                }
+                format!("[{space}[{}]{space}]", rows.join(&format!("]{space},{space}[")))
+            })
+    }
+
     proptest! {
+        #[test]
+        fn long_lists_read_the_fast_way_and_the_slow_way_are_the_same(list in numbers(), first in any::<bool>()) {
+            let a = info("a", DataType::F32, vec![n(), Dim::Fixed(2)]);
+            let signature = signature(vec![a.clone()], vec![a]);
+            let rows = list.matches("],").count() + list.matches("] ,").count() + list.matches("]\n\t ,").count() + 1;
+            let v1 = format!(r#"{{"instances": {list}}}"#);
+            let tensor = if first {
+                format!(r#""data": {list}, "name": "a""#)
+            } else {
+                format!(r#""name": "a", "data": {list}"#)
+            };
+            let v2 = format!(r#"{{"inputs": [{{{tensor}, "shape": [{rows}, 2], "datatype": "FP32"}}]}}"#);
+            // One byte that no list has makes the fast way give up.
+            let slow = |body: &str| body.replacen('{', r#"{"x": "\u0001pilotlight:", "#, 1);
+            for (face, body) in [(Face::V1, v1), (Face::V2, v2)] {
+                let read = |body: String| face.parse(&HeaderMap::new(), &Bytes::from(body), "m", &signature).map(|(inputs, _)| inputs);
+                let (fast, slow) = (read(body.clone()), read(slow(&body)));
+                match (&fast, &slow) {
+                    (Ok(fast), Ok(slow)) => prop_assert_eq!(fast, slow),
+                    (Err(_), Err(_)) => {}
+                    _ => prop_assert!(false, "{body}: {fast:?}, {slow:?}"),
+                }
+            }
+        }
+
         #[test]
         fn no_body_panics_and_what_parses_fits_the_signature(
             body in prop_oneof![bodies(), prop::collection::vec(any::<u8>(), 0..64)],

@@ -4,6 +4,13 @@ use http::Method;
 
 use crate::error::{ApiError, Code};
 
+/// A model, and a version where one is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Of<'p> {
+    pub(crate) model: &'p str,
+    pub(crate) version: Option<&'p str>,
+}
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target<'p> {
@@ -31,18 +38,22 @@ pub(crate) enum Target<'p> {
     V2Ready,
     /// `GET /v2/models`.
     V2Models,
-    /// `GET /v2/models/{m}`.
-    V2Model(&'p str),
+    /// `GET /v2/models/{m}`; this and those below also under `/versions/{v}`.
+    V2Model(Of<'p>),
     /// `GET /v2/models/{m}/ready`.
-    V2ModelReady(&'p str),
+    V2ModelReady(Of<'p>),
     /// `POST /v2/models/{m}/infer`.
-    V2Infer(&'p str),
+    V2Infer(Of<'p>),
     /// `GET /v2/models/{m}/config`.
-    V2Config(&'p str),
+    V2Config(Of<'p>),
     /// `GET /v2/models/{m}/stats`; without a model: of all.
-    V2Stats(Option<&'p str>),
+    V2Stats(Option<Of<'p>>),
     /// `POST /v2/repository/index`.
     V2Index,
+    /// `POST /v2/repository/models/{m}/load`.
+    V2Load(&'p str),
+    /// `POST /v2/repository/models/{m}/unload`.
+    V2Unload(&'p str),
 }
 
 const GET: &str = "GET, HEAD";
@@ -110,19 +121,18 @@ fn v2<'p>(path: &'p str, part: &str, rest: &[&'p str]) -> Result<(Target<'p>, &'
         ("repository", ["index"]) => Ok((Target::V2Index, POST)),
         ("models", []) => Ok((Target::V2Models, GET)),
         ("models", ["stats"]) => Ok((Target::V2Stats(None), GET)),
-        ("models", [model, "versions", version, verb @ ..]) => {
-            if *version == "1" {
-                return v2_model(path, model, verb);
-            }
-            let message = format!("model {model:?} has no version {version:?}; every model has the one version \"1\"");
-            Err(ApiError::new(Code::ModelNotFound, message))
+        ("repository", ["models", model, "load"]) if !model.is_empty() => Ok((Target::V2Load(model), POST)),
+        ("repository", ["models", model, "unload"]) if !model.is_empty() => Ok((Target::V2Unload(model), POST)),
+        ("models", [model, "versions", version, verb @ ..]) if !model.is_empty() && !version.is_empty() => {
+            let version = Some(*version);
+            v2_model(path, Of { model, version }, verb)
         }
-        ("models", [model, verb @ ..]) if !model.is_empty() => v2_model(path, model, verb),
+        ("models", [model, verb @ ..]) if !model.is_empty() => v2_model(path, Of { model, version: None }, verb),
         _ => Err(ApiError::new(Code::UnknownPath, format!("there is nothing at {path}"))),
     }
 }
 
-fn v2_model<'p>(path: &str, model: &'p str, verb: &[&str]) -> Result<(Target<'p>, &'static str), ApiError> {
+fn v2_model<'p>(path: &str, model: Of<'p>, verb: &[&str]) -> Result<(Target<'p>, &'static str), ApiError> {
     match verb {
         [] => Ok((Target::V2Model(model), GET)),
         ["ready"] => Ok((Target::V2ModelReady(model), GET)),
@@ -136,6 +146,17 @@ fn v2_model<'p>(path: &str, model: &'p str, verb: &[&str]) -> Result<(Target<'p>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of(model: &str) -> Of<'_> {
+        Of { model, version: None }
+    }
+
+    fn version_1(model: &str) -> Of<'_> {
+        Of {
+            model,
+            version: Some("1"),
+        }
+    }
 
     fn get(path: &str) -> Result<Target<'_>, Code> {
         target(&Method::GET, path).map_err(|e| e.code)
@@ -160,29 +181,37 @@ mod tests {
         assert_eq!(get("/v2/health/live"), Ok(Target::V2Live));
         assert_eq!(get("/v2/health/ready"), Ok(Target::V2Ready));
         assert_eq!(get("/v2/models"), Ok(Target::V2Models));
-        assert_eq!(get("/v2/models/iris"), Ok(Target::V2Model("iris")));
-        assert_eq!(get("/v2/models/iris/versions/1"), Ok(Target::V2Model("iris")));
-        assert_eq!(get("/v2/models/iris/ready"), Ok(Target::V2ModelReady("iris")));
+        assert_eq!(get("/v2/models/iris"), Ok(Target::V2Model(of("iris"))));
+        assert_eq!(
+            get("/v2/models/iris/versions/1"),
+            Ok(Target::V2Model(version_1("iris")))
+        );
+        assert_eq!(get("/v2/models/iris/ready"), Ok(Target::V2ModelReady(of("iris"))));
         assert_eq!(
             get("/v2/models/iris/versions/1/ready"),
-            Ok(Target::V2ModelReady("iris"))
+            Ok(Target::V2ModelReady(version_1("iris")))
         );
-        assert_eq!(post("/v2/models/iris/infer"), Ok(Target::V2Infer("iris")));
-        assert_eq!(post("/v2/models/iris/versions/1/infer"), Ok(Target::V2Infer("iris")));
+        assert_eq!(post("/v2/models/iris/infer"), Ok(Target::V2Infer(of("iris"))));
+        assert_eq!(
+            post("/v2/models/iris/versions/1/infer"),
+            Ok(Target::V2Infer(version_1("iris")))
+        );
         assert_eq!(post("/v2/repository/index"), Ok(Target::V2Index));
-        assert_eq!(get("/v2/models/iris/config"), Ok(Target::V2Config("iris")));
+        assert_eq!(post("/v2/repository/models/iris/load"), Ok(Target::V2Load("iris")));
+        assert_eq!(post("/v2/repository/models/iris/unload"), Ok(Target::V2Unload("iris")));
+        assert_eq!(get("/v2/models/iris/config"), Ok(Target::V2Config(of("iris"))));
         assert_eq!(
             get("/v2/models/iris/versions/1/stats"),
-            Ok(Target::V2Stats(Some("iris")))
+            Ok(Target::V2Stats(Some(version_1("iris"))))
         );
         assert_eq!(get("/v2/models/stats"), Ok(Target::V2Stats(None)));
     }
 
     #[test]
     fn a_model_may_be_called_like_a_part_of_the_protocol() {
-        assert_eq!(get("/v2/models/ready/ready"), Ok(Target::V2ModelReady("ready")));
-        assert_eq!(get("/v2/models/infer"), Ok(Target::V2Model("infer")));
-        assert_eq!(get("/v2/models/versions"), Ok(Target::V2Model("versions")));
+        assert_eq!(get("/v2/models/ready/ready"), Ok(Target::V2ModelReady(of("ready"))));
+        assert_eq!(get("/v2/models/infer"), Ok(Target::V2Model(of("infer"))));
+        assert_eq!(get("/v2/models/versions"), Ok(Target::V2Model(of("versions"))));
     }
 
     #[test]
@@ -195,11 +224,12 @@ mod tests {
             "/v2/models/",
             "/v2/nope",
             "/v2/models/a/b",
+            "/v2/models/a/versions/",
+            "/v2/repository/models//load",
             "//",
         ] {
             assert_eq!(get(path), Err(Code::UnknownPath), "{path}");
         }
-        assert_eq!(get("/v2/models/iris/versions/2"), Err(Code::ModelNotFound));
         assert_eq!(post("/v1/models/iris:explain"), Err(Code::Unsupported));
         assert_eq!(post("/v1/models/iris:train"), Err(Code::UnknownPath));
     }

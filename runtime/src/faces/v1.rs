@@ -9,17 +9,26 @@
 use std::borrow::Cow;
 
 use pilotlight_engine::{DataType, Signature, Tensor};
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::classifier::classifier;
-use super::json::{Collector, Label, Nested, Node, Value, columns, decode_base64, rows_of_objects};
+use super::json::{Collector, Holes, Label, Nested, Node, Value, columns, cut, decode_base64, rows_of_objects};
 use crate::error::ApiError;
 
 /// The inputs in the signature's order.
 pub(crate) fn parse(body: &[u8], signature: &Signature) -> Result<Vec<Tensor>, ApiError> {
+    if let Some(cut) = cut(body)
+        && let Ok(inputs) = read(cut.rest(), signature, cut.holes())
+    {
+        return Ok(inputs);
+    }
+    read(body, signature, Holes::default())
+}
+
+fn read(body: &[u8], signature: &Signature, holes: Holes<'_>) -> Result<Vec<Tensor>, ApiError> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let collectors = Body { signature }
+    let collectors = Body { signature, holes }
         .deserialize(&mut reader)
         .and_then(|collectors| reader.end().map(|()| collectors))
         .map_err(|error| ApiError::invalid(error.to_string()))?;
@@ -73,6 +82,7 @@ fn common_rows(outputs: &[Tensor]) -> Option<usize> {
 
 struct Body<'a> {
     signature: &'a Signature,
+    holes: Holes<'a>,
 }
 
 impl<'a> Body<'a> {
@@ -80,7 +90,7 @@ impl<'a> Body<'a> {
         self.signature
             .inputs
             .iter()
-            .map(|info| Collector::new(info, label))
+            .map(|info| Collector::over(info, label, self.holes))
             .collect()
     }
 
@@ -190,6 +200,17 @@ impl<'de> Visitor<'de> for Rows<'_, '_> {
         Ok(())
     }
 
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        let hole = match &mut *self.collectors {
+            [collector] => collector.hole(0, text),
+            _ => None,
+        };
+        match hole {
+            Some(read) => read.map_err(E::custom),
+            None => Err(E::invalid_type(Unexpected::Str(text), &self)),
+        }
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
         if self.key != "inputs" {
             return Err(Error::custom(
@@ -197,7 +218,7 @@ impl<'de> Visitor<'de> for Rows<'_, '_> {
             ));
         }
         for collector in self.collectors.iter_mut() {
-            *collector = Collector::new(collector.info(), Label::Column);
+            *collector = collector.anew(Label::Column);
         }
         Named {
             collectors: self.collectors,

@@ -5,28 +5,26 @@
 //! `binary_data_output`.
 
 mod answer;
+mod classification;
 mod request;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use pilotlight_engine::{DataType, Dim, Signature, Tensor, TensorInfo};
-use serde::de::DeserializeSeed;
+use serde::de::DeserializeSeed as _;
 
-pub(crate) use self::answer::answer;
-use self::request::{Binary, Body, RequestedOutput};
-use super::json::declared;
+pub(crate) use self::answer::{Head, answer};
+pub(crate) use self::classification::classify;
+pub(crate) use self::request::priority;
+use self::request::{Binary, Body, Parsed, RequestedOutput};
+use super::json::{Holes, cut, declared};
 use super::raw;
 use crate::error::ApiError;
+use crate::served::Served;
 
 /// The header of bodies that hold binary tensors: the length of the JSON before them.
 pub(crate) const BINARY_HEADER: &str = "Inference-Header-Content-Length";
-
-/// What models run on, in the protocol's form.
-pub(crate) const PLATFORM: &str = "burn_onnx";
-
-/// The one version that every model has.
-pub(crate) const VERSION: &str = "1";
 
 /// A parsed request.
 #[derive(Debug, PartialEq)]
@@ -39,6 +37,8 @@ pub(crate) struct InferRequest {
     pub(crate) outputs: Vec<Requested>,
     /// How long it may take, where the client says so.
     pub(crate) timeout: Option<Duration>,
+    /// How important it is; 0: the client does not say.
+    pub(crate) priority: u32,
 }
 
 /// An output to answer with.
@@ -48,6 +48,8 @@ pub(crate) struct Requested {
     pub(crate) index: usize,
     /// Not in JSON.
     pub(crate) binary: bool,
+    /// Not the tensor but its highest values with their classes, this many of each row; 0: the tensor.
+    pub(crate) classes: usize,
 }
 
 /// Reads an inference request for a model of this signature. `json` is the length of the JSON where the client gave it: binary
@@ -63,11 +65,7 @@ pub(crate) fn parse(body: &Bytes, json: Option<usize>, signature: &Signature) ->
             ))
         })?,
     };
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    let mut parsed = Body { signature }
-        .deserialize(&mut reader)
-        .and_then(|parsed| reader.end().map(|()| parsed))
-        .map_err(|error| ApiError::invalid(error.to_string()))?;
+    let mut parsed = read(text, signature)?;
     let binary = std::mem::take(&mut parsed.binary);
     match json {
         Some(len) => take_binary(&mut parsed.inputs, binary, body.slice(len..), body.len(), signature)?,
@@ -86,7 +84,22 @@ pub(crate) fn parse(body: &Bytes, json: Option<usize>, signature: &Signature) ->
         inputs: in_order(parsed.inputs, signature)?,
         outputs: requested(parsed.outputs, parsed.binary_output, signature)?,
         timeout: parsed.timeout,
+        priority: parsed.priority,
     })
+}
+
+fn read(text: &[u8], signature: &Signature) -> Result<Parsed, ApiError> {
+    fn read(text: &[u8], signature: &Signature, holes: Holes<'_>) -> serde_json::Result<Parsed> {
+        let mut reader = serde_json::Deserializer::from_slice(text);
+        let parsed = Body { signature, holes }.deserialize(&mut reader)?;
+        reader.end().map(|()| parsed)
+    }
+    if let Some(cut) = cut(text)
+        && let Ok(parsed) = read(cut.rest(), signature, cut.holes())
+    {
+        return Ok(parsed);
+    }
+    read(text, signature, Holes::default()).map_err(|error| ApiError::invalid(error.to_string()))
 }
 
 /// The binary tensors, which stand behind the JSON in the order in which it names them.
@@ -173,12 +186,17 @@ fn fixed(dim: &Dim) -> Option<usize> {
 }
 
 fn all_binary(tensor: Tensor, signature: &Signature) -> InferRequest {
-    let binary = |index| Requested { index, binary: true };
+    let binary = |index| Requested {
+        index,
+        binary: true,
+        classes: 0,
+    };
     InferRequest {
         id: None,
         inputs: vec![tensor],
         outputs: (0..signature.outputs.len()).map(binary).collect(),
         timeout: None,
+        priority: 0,
     }
 }
 
@@ -199,14 +217,20 @@ fn requested(
 ) -> Result<Vec<Requested>, ApiError> {
     let requested: Vec<Requested> = match outputs.filter(|outputs| !outputs.is_empty()) {
         None => (0..signature.outputs.len())
-            .map(|index| Requested { index, binary })
+            .map(|index| Requested {
+                index,
+                binary,
+                classes: 0,
+            })
             .collect(),
         Some(outputs) => outputs
             .into_iter()
             .map(|output| {
                 let index = output_index(&output.name, signature)?;
-                let binary = output.parameters.unwrap_or_default().binary_data.unwrap_or(binary);
-                Ok(Requested { index, binary })
+                let parameters = output.parameters.unwrap_or_default();
+                let binary = parameters.binary_data.unwrap_or(binary);
+                let classes = parameters.classification.unwrap_or(0);
+                Ok(Requested { index, binary, classes })
             })
             .collect::<Result<_, ApiError>>()?,
     };
@@ -222,7 +246,13 @@ pub(crate) fn check_requested(requested: &[Requested], signature: &Signature) ->
         if requested[..i].iter().any(|other| other.index == output.index) {
             return Err(ApiError::invalid(format!("output {:?} is asked for twice", info.name)));
         }
-        if !output.binary && matches!(info.datatype, DataType::F16 | DataType::BF16) {
+        if output.classes > 0 && matches!(info.datatype, DataType::Bytes | DataType::Bool) {
+            return Err(ApiError::invalid(format!(
+                "output {:?}: classification needs numbers, and it is of {}",
+                info.name, info.datatype
+            )));
+        }
+        if !output.binary && output.classes == 0 && matches!(info.datatype, DataType::F16 | DataType::BF16) {
             return Err(ApiError::invalid(format!(
                 "output {:?}: {} data via JSON is not supported; ask for it in binary, or for other outputs",
                 info.name, info.datatype
@@ -279,7 +309,8 @@ pub(crate) fn same_type(info: &TensorInfo, datatype: &str) -> Result<(), String>
 }
 
 /// `GET /v2/models/{m}`.
-pub(crate) fn metadata(model: &str, signature: &Signature) -> serde_json::Value {
+pub(crate) fn metadata(served: &Served) -> serde_json::Value {
+    let signature = served.signature();
     let tensors = |infos: &[TensorInfo]| -> Vec<serde_json::Value> {
         infos
             .iter()
@@ -287,9 +318,9 @@ pub(crate) fn metadata(model: &str, signature: &Signature) -> serde_json::Value 
             .collect()
     };
     serde_json::json!({
-        "name": model,
-        "versions": [VERSION],
-        "platform": PLATFORM,
+        "name": served.name(),
+        "versions": [served.version()],
+        "platform": served.platform(),
         "inputs": tensors(&signature.inputs),
         "outputs": tensors(&signature.outputs),
     })

@@ -3,22 +3,21 @@
 use bytes::Bytes;
 use pilotlight_engine::{DataType, TensorInfo};
 
-use super::check_version;
 use super::messages::{
-    BatchStatistics, ConfigInput, ConfigOutput, ConfigType, Duration, DynamicBatching, HealthRequest, HealthResponse,
-    InferStatistics, ModelConfig, ModelConfigResponse, ModelIndex, ModelMetadataResponse, ModelRequest,
-    ModelStatistics, ModelStatisticsResponse, ReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse,
-    ServerLiveResponse, ServerMetadataResponse, TensorMetadata,
+    BatchStatistics, ConfigInput, ConfigOutput, ConfigType, Duration, DynamicBatching, InferStatistics, ModelConfig,
+    ModelConfigResponse, ModelIndex, ModelMetadataResponse, ModelRequest, ModelStatistics, ModelStatisticsResponse,
+    ReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+    RepositoryModelResponse, ServerLiveResponse, ServerMetadataResponse, TensorMetadata,
 };
 use super::wire::{decode, encode};
+use super::{health, version};
 use crate::app::{App, EXTENSIONS};
 use crate::error::{ApiError, Code};
-use crate::faces::v2::{PLATFORM, VERSION};
-use crate::faces::{ModelConfig as Config, declared};
-use crate::models::ModelState;
+use crate::faces::{ModelConfig as Config, Of, declared};
+use crate::served::Served;
 use crate::stats::{Counts, Spent};
 
-const SERVICE: &str = "inference.GRPCInferenceService";
+pub(super) const SERVICE: &str = "inference.GRPCInferenceService";
 
 /// The answer to a call, with its prefix.
 pub(super) async fn answer(app: &App, path: &str, message: Bytes) -> Result<Bytes, ApiError> {
@@ -28,65 +27,84 @@ pub(super) async fn answer(app: &App, path: &str, message: Bytes) -> Result<Byte
         .and_then(|path| path.split_once('/'))
         .ok_or_else(unknown)?;
     Ok(match (service, method) {
-        ("grpc.health.v1.Health", "Check") => encode(&health(app, &decode::<HealthRequest>(message)?)?),
+        ("grpc.health.v1.Health", "Check") => encode(&health::check(app, &decode(message)?)?),
         (SERVICE, "ServerLive") => encode(&ServerLiveResponse { live: true }),
         (SERVICE, "ServerReady") => encode(&ReadyResponse {
             ready: app.serving().is_ok(),
         }),
-        (SERVICE, "ModelReady") => encode(&model_ready(app, &model(message)?.name).await?),
+        (SERVICE, "ModelReady") => encode(&model_ready(app, decode(message)?).await?),
         (SERVICE, "ServerMetadata") => encode(&ServerMetadataResponse {
             name: "pilotlight".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             extensions: EXTENSIONS.iter().map(|&name| name.to_owned()).collect(),
         }),
-        (SERVICE, "ModelMetadata") => encode(&metadata(app, model(message)?)?),
-        (SERVICE, "ModelConfig") => encode(&config(app, &model(message)?.name)?),
+        (SERVICE, "ModelMetadata") => encode(&metadata(app, &decode(message)?)?),
+        (SERVICE, "ModelConfig") => encode(&config(app, &decode(message)?)?),
         (SERVICE, "ModelStatistics") => {
-            let stats = app.statistics(Some(model(message)?.name).filter(|name| !name.is_empty()).as_deref())?;
+            let request: ModelRequest = decode(message)?;
+            let stats = app.statistics(Some(request.of()).filter(|of| !of.model.is_empty()))?;
             encode(&ModelStatisticsResponse {
                 model_stats: stats
                     .into_iter()
-                    .map(|(name, counts)| statistics(name, &counts))
+                    .map(|(served, counts)| statistics(&served, &counts))
                     .collect(),
             })
         }
         (SERVICE, "RepositoryIndex") => encode(&index(app, &decode(message)?)),
-        (SERVICE, "RepositoryModelLoad" | "RepositoryModelUnload") => {
-            return Err(ApiError::new(
-                Code::Unsupported,
-                "models are loaded and unloaded by the platform, not by clients; apply or delete a manifest",
-            ));
+        (SERVICE, "RepositoryModelLoad") => {
+            let request: RepositoryModelLoadRequest = decode(message)?;
+            let name = request.name();
+            app.load_model(name, request.parameters.keys().map(String::as_str))
+                .await?;
+            encode(&done(name))
+        }
+        (SERVICE, "RepositoryModelUnload") => {
+            let request: RepositoryModelLoadRequest = decode(message)?;
+            app.unload_model(request.name()).await?;
+            encode(&done(request.name()))
         }
         _ => return Err(unknown()),
     })
 }
 
-fn model(message: Bytes) -> Result<ModelRequest, ApiError> {
-    let request: ModelRequest = decode(message)?;
-    check_version(&request.name, &request.version)?;
-    Ok(request)
+impl ModelRequest {
+    fn of(&self) -> Of<'_> {
+        Of {
+            model: &self.name,
+            version: version(&self.version),
+        }
+    }
 }
 
-fn health(app: &App, request: &HealthRequest) -> Result<HealthResponse, ApiError> {
-    if !matches!(&*request.service, "" | SERVICE) {
-        let message = format!("there is no service {:?}", request.service);
-        return Err(ApiError::new(Code::ModelNotFound, message));
+impl RepositoryModelLoadRequest {
+    fn name(&self) -> &str {
+        if self.model_name.is_empty() {
+            &self.repository_name
+        } else {
+            &self.model_name
+        }
     }
-    let status = if app.serving().is_ok() { 1 } else { 2 };
-    Ok(HealthResponse { status })
+}
+
+fn done(name: &str) -> RepositoryModelResponse {
+    RepositoryModelResponse {
+        model_name: name.to_owned(),
+        done: true,
+    }
 }
 
 /// A model that is not ready is an answer, one that is not there an error.
-async fn model_ready(app: &App, name: &str) -> Result<ReadyResponse, ApiError> {
-    app.hold_ready(name).await;
-    match app.model_ready(name) {
+async fn model_ready(app: &App, request: ModelRequest) -> Result<ReadyResponse, ApiError> {
+    app.hold_ready(&request.name).await;
+    match app.model_ready(request.of()) {
         Err(error) if error.code == Code::ModelNotFound => Err(error),
         result => Ok(ReadyResponse { ready: result.is_ok() }),
     }
 }
 
-fn metadata(app: &App, request: ModelRequest) -> Result<ModelMetadataResponse, ApiError> {
-    let lease = app.repository.lease(&request.name)?;
+fn metadata(app: &App, request: &ModelRequest) -> Result<ModelMetadataResponse, ApiError> {
+    let of = request.of();
+    let lease = app.repository.lease_version(of.model, of.version)?;
     let signature = lease.served.signature();
     let tensor = |info: &TensorInfo| TensorMetadata {
         name: info.name.clone(),
@@ -94,16 +112,17 @@ fn metadata(app: &App, request: ModelRequest) -> Result<ModelMetadataResponse, A
         shape: declared(info),
     };
     Ok(ModelMetadataResponse {
-        name: request.name,
-        versions: vec![VERSION.to_owned()],
-        platform: PLATFORM.to_owned(),
+        name: lease.served.name().to_owned(),
+        versions: vec![lease.served.version().to_owned()],
+        platform: lease.served.platform().to_owned(),
         inputs: signature.inputs.iter().map(tensor).collect(),
         outputs: signature.outputs.iter().map(tensor).collect(),
     })
 }
 
-fn config(app: &App, name: &str) -> Result<ModelConfigResponse, ApiError> {
-    let lease = app.repository.lease(name)?;
+fn config(app: &App, request: &ModelRequest) -> Result<ModelConfigResponse, ApiError> {
+    let of = request.of();
+    let lease = app.repository.lease_version(of.model, of.version)?;
     let config = Config::of(&lease.served, &app.config);
     let max_batch_size = config.max_batch_size as i32;
     let input = |(name, datatype, dims): (&str, DataType, Vec<i64>)| ConfigInput {
@@ -119,13 +138,19 @@ fn config(app: &App, name: &str) -> Result<ModelConfigResponse, ApiError> {
     Ok(ModelConfigResponse {
         config: Some(ModelConfig {
             name: config.name.to_owned(),
-            platform: PLATFORM.to_owned(),
+            platform: config.platform.to_owned(),
             max_batch_size,
             input: config.inputs().map(input).collect(),
             output: config.outputs().map(output).collect(),
             dynamic_batching: (max_batch_size > 0).then(|| DynamicBatching {
-                preferred_batch_size: vec![max_batch_size],
+                preferred_batch_size: config.preferred.iter().map(|&size| size as i32).collect(),
                 max_queue_delay_microseconds: config.max_queue_delay_us,
+                priority_levels: config.priority_levels.into(),
+                default_priority_level: if config.priority_levels > 0 {
+                    config.default_priority.into()
+                } else {
+                    0
+                },
             }),
             backend: "burn".to_owned(),
         }),
@@ -151,11 +176,11 @@ fn config_type(datatype: DataType) -> ConfigType {
     }
 }
 
-fn statistics(name: String, counts: &Counts) -> ModelStatistics {
+fn statistics(served: &Served, counts: &Counts) -> ModelStatistics {
     let spent = |Spent { count, ns }: Spent| Some(Duration { count, ns });
     ModelStatistics {
-        name,
-        version: VERSION.to_owned(),
+        name: served.name().to_owned(),
+        version: served.version().to_owned(),
         last_inference: counts.last_inference,
         inference_count: counts.inferences,
         execution_count: counts.executions,
@@ -181,17 +206,13 @@ fn statistics(name: String, counts: &Counts) -> ModelStatistics {
 }
 
 fn index(app: &App, request: &RepositoryIndexRequest) -> RepositoryIndexResponse {
-    let wanted = |(_, state): &(String, ModelState)| !request.ready || matches!(state, ModelState::Ready(..));
-    let entry = |(name, state): (String, ModelState)| ModelIndex {
-        name,
-        version: VERSION.to_owned(),
-        state: state.as_str().to_owned(),
-        reason: match state {
-            ModelState::Failed(reason) => reason,
-            _ => String::new(),
-        },
+    let entry = |model: crate::control::Indexed| ModelIndex {
+        name: model.name,
+        version: model.version,
+        state: model.state.to_owned(),
+        reason: model.reason,
     };
     RepositoryIndexResponse {
-        models: app.repository.index().into_iter().filter(wanted).map(entry).collect(),
+        models: app.index(request.ready).into_iter().map(entry).collect(),
     }
 }

@@ -120,6 +120,8 @@ pub(crate) struct InferTensor {
 pub(crate) struct RequestedOutput {
     #[prost(string, tag = "1")]
     pub(crate) name: String,
+    #[prost(btree_map = "string, message", tag = "2")]
+    pub(crate) parameters: BTreeMap<String, InferParameter>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -214,6 +216,10 @@ pub(crate) struct DynamicBatching {
     pub(crate) preferred_batch_size: Vec<i32>,
     #[prost(uint64, tag = "2")]
     pub(crate) max_queue_delay_microseconds: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) priority_levels: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) default_priority_level: u64,
 }
 
 /// `inference.DataType` of the model configuration.
@@ -321,6 +327,31 @@ pub(crate) struct ModelIndex {
     pub(crate) state: String,
     #[prost(string, tag = "4")]
     pub(crate) reason: String,
+}
+
+/// Of a load in Triton's layout. KServe's has the model's name in the first field and nothing else, which tells the two apart.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RepositoryModelLoadRequest {
+    #[prost(string, tag = "1")]
+    pub(crate) repository_name: String,
+    #[prost(string, tag = "2")]
+    pub(crate) model_name: String,
+    #[prost(btree_map = "string, message", tag = "3")]
+    pub(crate) parameters: BTreeMap<String, RepositoryParameter>,
+}
+
+/// `ModelRepositoryParameter`, of which the name alone is looked at.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RepositoryParameter {}
+
+/// Also of an unload. Triton's is empty; KServe's clients read both fields, and Triton's skip them.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RepositoryModelResponse {
+    #[prost(string, tag = "1")]
+    pub(crate) model_name: String,
+    /// Whether it is loaded (or unloaded) now.
+    #[prost(bool, tag = "2")]
+    pub(crate) done: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,8 +1,15 @@
-//! The gRPC face: `inference.GRPCInferenceService` and `grpc.health.v1.Health/Check`, on the port of the REST faces and into the
-//! same queue and batches.
+//! The gRPC face: `inference.GRPCInferenceService`, `grpc.health.v1.Health` and reflection, on the port of the REST faces and into
+//! the same queue and batches.
+//!
+//! Written on hyper rather than tonic, so that one port tells REST and gRPC apart by the content type, bodies share one budget, an
+//! answer's error goes into headers and trailers with its code, and inputs are decoded from the message's own bytes without a
+//! copy. Reflection, which has none of that, is tonic's.
 
+mod descriptor;
+mod health;
 mod lookup;
 mod messages;
+mod reflection;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -16,19 +23,51 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use hyper::body::Frame;
+use pilotlight_engine::{Signature, Tensor};
 use tokio::time::{Instant, timeout_at};
 
-use self::messages::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
+use self::messages::{InferTensor, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
 pub(crate) use self::wire::GrpcBody;
 use self::wire::{Messages, decode, encode, failed, reply, trailers};
 use crate::app::App;
-use crate::error::{ApiError, Code, InferError};
-use crate::faces::v2::VERSION;
+use crate::error::{ApiError, InferError};
+use crate::faces::raw;
 use crate::metrics::{Meter, Outcome};
 use crate::scheduler::Request as InferRequest;
+use crate::served::Served;
 
 /// How many requests of one stream are under way at a time. They are answered in their order.
 const STREAM_AHEAD: usize = 32;
+
+/// The tensors of an inference request.
+///
+/// # Errors
+/// As the client would be told.
+pub(crate) fn read(message: Bytes, signature: &Signature) -> Result<Vec<Tensor>, ApiError> {
+    let whole = message.len();
+    let (inputs, _) = tensors::parse(decode(message)?, whole, signature)?;
+    Ok(inputs)
+}
+
+/// An inference request with raw contents.
+pub(crate) fn request(model: &str, signature: &Signature, inputs: &[Tensor]) -> ModelInferRequest {
+    let mut request = ModelInferRequest {
+        model_name: model.to_owned(),
+        ..ModelInferRequest::default()
+    };
+    for (tensor, info) in inputs.iter().zip(&signature.inputs) {
+        let mut bytes = Vec::new();
+        raw::encode(tensor.data(), &mut bytes);
+        request.raw_input_contents.push(bytes.into());
+        request.inputs.push(InferTensor {
+            name: info.name.clone(),
+            datatype: tensor.datatype().as_str().to_owned(),
+            shape: tensor.shape().iter().map(|&size| size as i64).collect(),
+            contents: None,
+        });
+    }
+    request
+}
 
 /// Whether a request is for this face.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
@@ -42,15 +81,23 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(crate) async fn handle<B>(app: Arc<App>, request: Request<B>) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + 'static,
-    B::Error: std::fmt::Display,
+    B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
     let arrived = Instant::now();
+    if request.uri().path().starts_with("/grpc.reflection.") {
+        return reflection::answer(request).await;
+    }
     let (head, body) = request.into_parts();
     let limit = app.config.max_body_bytes;
     let mut messages = Messages::new(&head.headers, body, limit, app.receiving.clone());
     let path = head.uri.path();
     if path == "/inference.GRPCInferenceService/ModelStreamInfer" {
         return stream_infer(app, messages);
+    }
+    if path == "/grpc.health.v1.Health/Watch" {
+        return health::watch(app, messages)
+            .await
+            .unwrap_or_else(|error| failed(&error));
     }
     match unary(&app, path, &head.headers, &mut messages, arrived).await {
         Ok(message) => reply(stream::iter([Frame::data(message), Frame::trailers(trailers(Ok(())))])),
@@ -82,21 +129,31 @@ where
     }
     let call = async {
         // Refused before the message is read: a full queue is no time to take in more.
-        app.scheduler.admit()?;
+        app.scheduler.admit(None)?;
         let (message, share) = receive.await?;
-        let request: ModelInferRequest = decode(message)?;
-        infer(app, request, share, arrived, deadline).await
+        Ok((decode::<ModelInferRequest>(message)?, share))
     };
-    metered(app, arrived, call).await.map(|response| encode(&response))
+    metered(app, arrived, deadline, call)
+        .await
+        .map(|response| encode(&response))
 }
 
-/// Counts an inference request.
-async fn metered(
+/// Receives an inference request, answers it and counts it.
+async fn metered<S>(
     app: &App,
     arrived: Instant,
-    call: impl Future<Output = Result<ModelInferResponse, ApiError>>,
+    deadline: Instant,
+    receive: impl Future<Output = Result<(ModelInferRequest, S), ApiError>>,
 ) -> Result<ModelInferResponse, ApiError> {
-    let meter = Meter::start(&app.metrics, arrived);
+    let mut meter = Meter::start(&app.metrics, arrived);
+    let call = async {
+        let (request, share) = receive.await?;
+        let lease = app
+            .repository
+            .lease_version(&request.model_name, version(&request.model_version))?;
+        meter.model(&lease.served.metrics);
+        infer(app, &lease.served, request, share, arrived, deadline).await
+    };
     let result = call.await;
     meter.finish(
         result
@@ -109,15 +166,14 @@ async fn metered(
 /// The way of every inference request from its message on. `received` is kept as long as the message.
 async fn infer<S>(
     app: &App,
+    served: &Arc<Served>,
     request: ModelInferRequest,
     received: S,
     arrived: Instant,
     deadline: Instant,
 ) -> Result<ModelInferResponse, ApiError> {
-    check_version(&request.model_name, &request.model_version)?;
-    let lease = app.repository.lease(&request.model_name)?;
-    let signature = lease.served.signature();
-    let open = app.scheduler.open(&lease.served);
+    let signature = served.signature();
+    let open = app.scheduler.open(served);
     let start = Instant::now();
     let whole = prost::Message::encoded_len(&request);
     let (inputs, call) = tensors::parse(request, whole, signature)?;
@@ -127,22 +183,19 @@ async fn infer<S>(
         inputs,
         arrived,
         deadline: call.timeout.map_or(deadline, |limit| deadline.min(arrived + limit)),
+        priority: call.priority,
     };
-    let answer = app.execute(&lease.served, open, request).await?;
+    let answer = app.execute(served, open, request).await?;
     let start = Instant::now();
     let timings = answer.timings;
-    let response = tensors::answer(&call, signature, answer.outputs);
-    app.answered(&lease.served, arrived, timings, input, start.elapsed());
+    let response = tensors::answer(&call, served, answer.outputs);
+    app.answered(served, arrived, timings, input, start.elapsed());
     Ok(response)
 }
 
-/// Every model has one version.
-fn check_version(model: &str, version: &str) -> Result<(), ApiError> {
-    if version.is_empty() || version == VERSION {
-        return Ok(());
-    }
-    let message = format!("model {model:?} has no version {version:?}; every model has the one version {VERSION:?}");
-    Err(ApiError::new(Code::ModelNotFound, message))
+/// The version that is asked for, if any.
+fn version(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// Requests of a stream run side by side and may share a batch. A request that fails is answered with its error and ends nothing;
@@ -167,7 +220,7 @@ where
             let request: ModelInferRequest = decode(message)?;
             let (model, id) = (request.model_name.clone(), request.id.clone());
             let deadline = arrived + app.config.request_timeout;
-            let result = metered(&app, arrived, infer(&app, request, share, arrived, deadline)).await;
+            let result = metered(&app, arrived, deadline, async { Ok((request, share)) }).await;
             Ok::<_, ApiError>(encode(&streamed(model, id, result)))
         }
     });

@@ -5,10 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use pilotlight_engine::{Data, DataType, Signature, Tensor, TensorInfo};
 
-use super::messages::{Contents, InferTensor, ModelInferRequest, ModelInferResponse, Parameter};
+use super::messages::{
+    Contents, InferParameter, InferTensor, ModelInferRequest, ModelInferResponse, Parameter, RequestedOutput,
+};
 use crate::error::ApiError;
-use crate::faces::v2::{self, Requested, VERSION};
+use crate::faces::v2::{self, Requested};
 use crate::faces::{check_shape, raw};
+use crate::served::Served;
 
 /// What a request says, read for a model.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(crate) struct Call {
     pub(crate) raw: bool,
     /// How long it may take, where the client says so.
     pub(crate) timeout: Option<Duration>,
+    /// How important it is; 0: the client does not say.
+    pub(crate) priority: u32,
 }
 
 /// Inputs in the signature's order, and what is to be remembered until the answer. `whole` is the message's length.
@@ -49,10 +54,11 @@ pub(crate) fn parse(
             return Err(ApiError::invalid(format!("input {name:?} is there twice")));
         }
     }
-    let names: Vec<String> = request.outputs.into_iter().map(|output| output.name).collect();
+    let timeout = whole_number("timeout", request.parameters.get("timeout"))?;
     let call = Call {
-        outputs: outputs(&names, raw, signature)?,
-        timeout: timeout(request.parameters.get("timeout").and_then(|p| p.choice.as_ref()))?,
+        outputs: outputs(&request.outputs, raw, signature)?,
+        timeout: (timeout > 0).then(|| Duration::from_micros(timeout)),
+        priority: v2::priority(whole_number("priority", request.parameters.get("priority"))?),
         model: request.model_name,
         id: request.id,
         raw,
@@ -131,18 +137,25 @@ fn typed(info: &TensorInfo, contents: Contents) -> Result<(Data, &'static str), 
     })
 }
 
-fn outputs(names: &[String], raw: bool, signature: &Signature) -> Result<Vec<Requested>, ApiError> {
-    let requested = |index| Requested { index, binary: true };
-    let outputs: Vec<Requested> = if names.is_empty() {
-        (0..signature.outputs.len()).map(requested).collect()
+fn outputs(asked: &[RequestedOutput], raw: bool, signature: &Signature) -> Result<Vec<Requested>, ApiError> {
+    let requested = |index, classes| Requested {
+        index,
+        binary: true,
+        classes,
+    };
+    let outputs: Vec<Requested> = if asked.is_empty() {
+        (0..signature.outputs.len()).map(|index| requested(index, 0)).collect()
     } else {
-        names
-            .iter()
-            .map(|name| v2::output_index(name, signature).map(requested))
-            .collect::<Result<_, _>>()?
+        let read = |output: &RequestedOutput| {
+            let classes = whole_number("classification", output.parameters.get("classification"))?;
+            Ok(requested(v2::output_index(&output.name, signature)?, classes as usize))
+        };
+        asked.iter().map(read).collect::<Result<_, ApiError>>()?
     };
     v2::check_requested(&outputs, signature)?;
-    let half = |output: &&Requested| matches!(signature.outputs[output.index].datatype, DataType::F16 | DataType::BF16);
+    let half = |output: &&Requested| {
+        output.classes == 0 && matches!(signature.outputs[output.index].datatype, DataType::F16 | DataType::BF16)
+    };
     match outputs.iter().find(half) {
         Some(output) if !raw => Err(ApiError::invalid(format!(
             "output {:?}: {} has no typed contents; send raw_input_contents, which are answered with raw_output_contents",
@@ -152,24 +165,25 @@ fn outputs(names: &[String], raw: bool, signature: &Signature) -> Result<Vec<Req
     }
 }
 
-/// Microseconds; 0: none.
-fn timeout(parameter: Option<&Parameter>) -> Result<Option<Duration>, ApiError> {
-    let us = match parameter {
-        None => return Ok(None),
-        Some(Parameter::Int64(us)) => u64::try_from(*us).ok(),
-        Some(Parameter::Uint64(us)) => Some(*us),
+/// The parameter of this name, 0 where it is not there.
+fn whole_number(name: &str, parameter: Option<&InferParameter>) -> Result<u64, ApiError> {
+    let number = match parameter.and_then(|parameter| parameter.choice.as_ref()) {
+        None => Some(0),
+        Some(Parameter::Int64(n)) => u64::try_from(*n).ok(),
+        Some(Parameter::Uint64(n)) => Some(*n),
         Some(_) => None,
     };
-    let us = us.ok_or_else(|| ApiError::invalid("the parameter timeout is a whole number of microseconds"))?;
-    Ok((us > 0).then(|| Duration::from_micros(us)))
+    let what = if name == "timeout" { " of microseconds" } else { "" };
+    number.ok_or_else(|| ApiError::invalid(format!("the parameter {name} is a whole number{what}")))
 }
 
 /// The answer's message.
-pub(crate) fn answer(call: &Call, signature: &Signature, outputs: Vec<Tensor>) -> ModelInferResponse {
+pub(crate) fn answer(call: &Call, served: &Served, outputs: Vec<Tensor>) -> ModelInferResponse {
+    let signature = served.signature();
     let mut outputs: Vec<Option<Tensor>> = outputs.into_iter().map(Some).collect();
     let mut response = ModelInferResponse {
         model_name: call.model.clone(),
-        model_version: VERSION.to_owned(),
+        model_version: served.version().to_owned(),
         id: call.id.clone(),
         ..ModelInferResponse::default()
     };
@@ -178,8 +192,14 @@ pub(crate) fn answer(call: &Call, signature: &Signature, outputs: Vec<Tensor>) -
         let Some(tensor) = outputs.get_mut(output.index).and_then(Option::take) else {
             continue;
         };
+        let info = &signature.outputs[output.index];
+        // Numbers only, as was checked with the request; what the model gave against its signature goes as it is.
+        let tensor = match output.classes {
+            0 => tensor,
+            classes => v2::classify(&tensor, info, classes).unwrap_or(tensor),
+        };
         let mut message = InferTensor {
-            name: signature.outputs[output.index].name.clone(),
+            name: info.name.clone(),
             datatype: tensor.datatype().as_str().to_owned(),
             shape: tensor.shape().iter().map(|&size| size as i64).collect(),
             contents: None,

@@ -1,6 +1,5 @@
 //! gRPC over HTTP/2: messages behind a prefix of five bytes, deadlines in a header, statuses in trailers.
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::pin::Pin;
 use std::time::Duration;
@@ -18,7 +17,8 @@ use crate::error::{ApiError, Code, REASON_HEADER};
 use crate::faces::{Budget, Coding, Share, too_large};
 
 /// What an answer consists of.
-pub(crate) type GrpcBody = UnsyncBoxBody<Bytes, Infallible>;
+/// Tonic's bodies may fail; our own never do.
+pub(crate) type GrpcBody = UnsyncBoxBody<Bytes, tonic::Status>;
 
 /// One byte that says whether the message is packed, four bytes of its length.
 const PREFIX: usize = 5;
@@ -154,7 +154,11 @@ where
 
 /// An answer that is an error alone: its status stands in the headers.
 pub(crate) fn failed(error: &ApiError) -> Response<GrpcBody> {
-    let mut reply = Response::new(http_body_util::Empty::new().boxed_unsync());
+    let mut reply = Response::new(
+        http_body_util::Empty::new()
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    );
     *reply.headers_mut() = trailers(Err(error));
     reply.headers_mut().insert(CONTENT_TYPE, GRPC);
     reply
@@ -185,7 +189,7 @@ pub(crate) fn status(code: Code) -> u16 {
         Code::BodyTooLarge => 8,
         Code::Unsupported | Code::UnknownPath | Code::MethodNotAllowed | Code::UnsupportedMedia => 12,
         Code::ExecutionFailed => 13,
-        Code::ModelNotReady | Code::NotReady | Code::QueueFull => 14,
+        Code::ModelNotReady | Code::NotReady | Code::QueueFull | Code::DeadlineUnreachable => 14,
     }
 }
 
@@ -204,6 +208,8 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use http_body_util::StreamBody;
 
     use super::super::messages::ServerLiveResponse;

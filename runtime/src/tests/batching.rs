@@ -42,6 +42,7 @@ fn request(rows: usize) -> Request {
         inputs,
         arrived: now,
         deadline: now + ms(5000),
+        priority: 0,
     }
 }
 

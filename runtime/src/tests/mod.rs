@@ -2,6 +2,10 @@
 
 mod batching;
 mod binary;
+mod control;
+mod deadlines;
 mod faces;
+mod kserve;
 mod models;
 mod sockets;
+mod triton;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pilotlight_engine::{DataType, Dim, RunError};
 
-use crate::models::ModelError;
+use crate::models::{ModelError, Origin};
 use crate::testing::{Bench, Inline, Manual, Mock, config, info, n, settle, signature};
 
 const ONE: &str = r#"{"instances":[[1]]}"#;
@@ -45,7 +45,7 @@ async fn a_loading_model_is_503_and_named_in_the_index() {
     bench.repository.unload("m").await.unwrap();
     device.hold();
     let repository = bench.repository.clone();
-    let load = tokio::spawn(async move { repository.load("m", Path::new("m")).await });
+    let load = tokio::spawn(async move { repository.load("m", Origin::file("m")).await });
     while device.running().is_none() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -59,7 +59,7 @@ async fn a_loading_model_is_503_and_named_in_the_index() {
     );
     assert!(bench.post("/v2/repository/index", "").await.body.contains("LOADING"));
     assert_eq!(
-        bench.repository.load("m", Path::new("m")).await,
+        bench.repository.load("m", Origin::file("m")).await,
         Err(ModelError::Busy("m".into()))
     );
     assert_eq!(bench.repository.unload("m").await, Err(ModelError::Busy("m".into())));
@@ -75,7 +75,7 @@ async fn a_probe_of_a_loading_model_is_answered_the_moment_it_is_ready() {
     bench.repository.unload("m").await.unwrap();
     device.hold();
     let repository = bench.repository.clone();
-    let load = tokio::spawn(async move { repository.load("m", Path::new("m")).await });
+    let load = tokio::spawn(async move { repository.load("m", Origin::file("m")).await });
     while device.running().is_none() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -96,7 +96,11 @@ async fn a_probe_of_a_loading_model_is_answered_the_moment_it_is_ready() {
 #[tokio::test]
 async fn a_model_that_fails_to_load_says_why_and_may_be_loaded_again() {
     let bench = Bench::new(config(), Inline, &[("m", Mock::echo(DataType::F32, 1))]).await;
-    let error = bench.repository.load("broken", Path::new("nowhere")).await.unwrap_err();
+    let error = bench
+        .repository
+        .load("broken", Origin::file("nowhere"))
+        .await
+        .unwrap_err();
     assert_eq!(error.to_string(), "model \"broken\" from nowhere: can't read nowhere");
     let seen = bench.post("/v1/models/broken:predict", ONE).await;
     assert_eq!((seen.status, seen.code()), (503, "model-not-ready"));
@@ -107,14 +111,14 @@ async fn a_model_that_fails_to_load_says_why_and_may_be_loaded_again() {
         200,
         "the others go on"
     );
-    bench.repository.load("broken", Path::new("m")).await.unwrap();
+    bench.repository.load("broken", Origin::file("m")).await.unwrap();
     assert_eq!(bench.post("/v1/models/broken:predict", ONE).await.status, 200);
 }
 
 #[tokio::test]
 async fn an_engine_that_panics_while_loading_fails_that_model_only() {
     let bench = Bench::new(config(), Inline, &[("m", Mock::echo(DataType::F32, 1))]).await;
-    let error = bench.repository.load("bad", Path::new("panics")).await.unwrap_err();
+    let error = bench.repository.load("bad", Origin::file("panics")).await.unwrap_err();
     assert!(error.to_string().contains("the engine panicked: as asked"), "{error}");
     assert_eq!(bench.post("/v1/models/m:predict", ONE).await.status, 200);
 }
@@ -122,7 +126,7 @@ async fn an_engine_that_panics_while_loading_fails_that_model_only() {
 #[tokio::test]
 async fn a_reload_that_fails_keeps_the_old_model() {
     let bench = Bench::new(config(), Inline, &[("m", Mock::echo(DataType::F32, 1))]).await;
-    assert!(bench.repository.load("m", Path::new("nowhere")).await.is_err());
+    assert!(bench.repository.load("m", Origin::file("nowhere")).await.is_err());
     assert_eq!(bench.post("/v1/models/m:predict", ONE).await.status, 200);
 }
 
@@ -157,7 +161,7 @@ async fn an_unload_waits_for_the_requests_of_the_model() {
 #[tokio::test]
 async fn names_that_cannot_stand_in_a_path_are_refused() {
     let bench = Bench::new(config(), Inline, &[]).await;
-    let error = bench.repository.load("a/b", Path::new("m")).await.unwrap_err();
+    let error = bench.repository.load("a/b", Origin::file("m")).await.unwrap_err();
     assert!(matches!(error, ModelError::Name(_)), "{error}");
 }
 
@@ -185,9 +189,9 @@ async fn the_warm_up_judges_only_fair_samples() {
     ] {
         let bench = Bench::new(config(), Inline, &[]).await;
         let (scheduler, metrics) = (bench.scheduler.clone(), Arc::clone(&bench.metrics));
-        let loader = move |_: &Path| Ok(Arc::clone(&model) as Arc<dyn pilotlight_engine::Model>);
+        let loader = move |_: &Path| Ok(Arc::clone(&model) as Arc<dyn crate::Model>);
         let repository = crate::models::Repository::new(Box::new(loader), scheduler, metrics);
-        assert_eq!(repository.load("m", Path::new("m")).await.is_ok(), loads);
+        assert_eq!(repository.load("m", Origin::file("m")).await.is_ok(), loads);
     }
 }
 
@@ -196,10 +200,10 @@ async fn a_panicking_warm_up_fails_the_model() {
     let x = info("x", DataType::F32, vec![n()]);
     let model = Mock::new(signature(vec![x.clone()], vec![x]), |_| panic!("ouch"));
     let bench = Bench::new(config(), Inline, &[]).await;
-    let loader = move |_: &Path| Ok(Arc::clone(&model) as Arc<dyn pilotlight_engine::Model>);
+    let loader = move |_: &Path| Ok(Arc::clone(&model) as Arc<dyn crate::Model>);
     let repository =
         crate::models::Repository::new(Box::new(loader), bench.scheduler.clone(), Arc::clone(&bench.metrics));
-    let error = repository.load("m", Path::new("m")).await.unwrap_err();
+    let error = repository.load("m", Origin::file("m")).await.unwrap_err();
     assert!(
         error
             .to_string()

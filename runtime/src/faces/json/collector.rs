@@ -6,9 +6,11 @@ use pilotlight_engine::{Data, DataType, Dim, Tensor, TensorInfo};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::element::{Value, decode_base64, empty, push};
+use super::holes::Holes;
+use super::scan;
 
 /// Deeper lists are refused. ONNX has no bound, but no model comes near.
-const MAX_RANK: usize = 16;
+pub(super) const MAX_RANK: usize = 16;
 
 /// How a place in the tensor is called towards the client.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +32,7 @@ pub(crate) enum Label {
 pub(crate) struct Collector<'a> {
     info: &'a TensorInfo,
     label: Label,
+    holes: Holes<'a>,
     data: Data,
     /// Length of the lists at each depth, known when the first one has ended.
     dims: Vec<Option<usize>>,
@@ -42,9 +45,15 @@ pub(crate) struct Collector<'a> {
 impl<'a> Collector<'a> {
     /// For an input of this type. `info` also gives the shape to fit.
     pub(crate) fn new(info: &'a TensorInfo, label: Label) -> Self {
+        Self::over(info, label, Holes::default())
+    }
+
+    /// `new`, with the lists that were cut out of the body.
+    pub(crate) fn over(info: &'a TensorInfo, label: Label, holes: Holes<'a>) -> Self {
         Self {
             info,
             label,
+            holes,
             data: empty(info.datatype),
             dims: Vec::new(),
             leaf: None,
@@ -54,6 +63,22 @@ impl<'a> Collector<'a> {
 
     pub(crate) fn info(&self) -> &'a TensorInfo {
         self.info
+    }
+
+    /// Reads the list, at this depth, that the text marks. `None`: it marks none. The error says nothing; see [`super::holes`].
+    pub(crate) fn hole(&mut self, depth: usize, text: &str) -> Option<Result<(), String>> {
+        let list = self.holes.list(text)?;
+        let mut shape = scan::Shape {
+            dims: &mut self.dims,
+            leaf: &mut self.leaf,
+        };
+        let read = scan::list(list, depth, &mut shape, &mut self.data).filter(|()| !self.data.is_empty());
+        Some(read.ok_or_else(|| "a list of numbers that has to be read the slow way".to_owned()))
+    }
+
+    /// An empty one for the same input.
+    pub(crate) fn anew(&self, label: Label) -> Self {
+        Self::over(self.info, label, self.holes)
     }
 
     /// Row `index` comes next; what follows is read at depth 1.
@@ -307,7 +332,10 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_str<E: Error>(self, s: &str) -> Result<(), E> {
-        self.element(Value::Str(s))
+        match self.collector.hole(self.depth, s) {
+            Some(read) => read.map_err(E::custom),
+            None => self.element(Value::Str(s)),
+        }
     }
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {

@@ -1,85 +1,96 @@
 //! Writing an answer: JSON, and the binary tensors behind it.
 
+use std::borrow::Cow;
+
 use pilotlight_engine::{Signature, Tensor};
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use super::super::json::{Nested, check_text};
 use super::super::raw;
-use super::{Requested, VERSION};
+use super::{Requested, classify};
 use crate::error::{ApiError, Code};
+
+/// What an answer begins with.
+pub(crate) struct Head<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) version: &'a str,
+    /// The request's.
+    pub(crate) id: Option<&'a str>,
+}
 
 /// The answer's body and, where binary tensors follow its JSON, the length of that.
 pub(crate) fn answer(
-    model: &str,
-    request_id: Option<&str>,
+    head: &Head<'_>,
     signature: &Signature,
     requested: &[Requested],
     outputs: &[Tensor],
 ) -> Result<(Vec<u8>, Option<usize>), ApiError> {
-    for output in requested.iter().filter(|output| !output.binary) {
-        check_text(&outputs[output.index]).map_err(|at| {
-            let name = &signature.outputs[output.index].name;
+    let outputs: Vec<Output<'_>> = requested
+        .iter()
+        .map(|requested| output(requested, signature, outputs))
+        .collect::<Result<_, _>>()?;
+    let answer = Answer {
+        head,
+        outputs: &outputs,
+    };
+    let mut body =
+        serde_json::to_vec(&answer).map_err(|error| ApiError::new(Code::ExecutionFailed, error.to_string()))?;
+    let mut binary = outputs.iter().filter(|output| output.binary).peekable();
+    if binary.peek().is_none() {
+        return Ok((body, None));
+    }
+    let json = body.len();
+    binary.for_each(|output| raw::encode(output.tensor.data(), &mut body));
+    Ok((body, Some(json)))
+}
+
+fn output<'a>(requested: &Requested, signature: &'a Signature, outputs: &'a [Tensor]) -> Result<Output<'a>, ApiError> {
+    let (info, tensor) = (&signature.outputs[requested.index], &outputs[requested.index]);
+    let name = &*info.name;
+    let tensor = match requested.classes {
+        0 => Cow::Borrowed(tensor),
+        classes => Cow::Owned(
+            classify(tensor, info, classes)
+                .ok_or_else(|| ApiError::invalid(format!("output {name:?}: classification needs numbers")))?,
+        ),
+    };
+    if !requested.binary {
+        check_text(&tensor).map_err(|at| {
             ApiError::invalid(format!(
                 "output {name:?}: element {at} is not UTF-8 and can't be given in JSON; ask for it in binary"
             ))
         })?;
     }
-    let answer = Answer {
-        model,
-        id: request_id,
-        signature,
-        requested,
-        outputs,
-    };
-    let mut body =
-        serde_json::to_vec(&answer).map_err(|error| ApiError::new(Code::ExecutionFailed, error.to_string()))?;
-    let mut binary = requested.iter().filter(|output| output.binary).peekable();
-    if binary.peek().is_none() {
-        return Ok((body, None));
-    }
-    let json = body.len();
-    binary.for_each(|output| raw::encode(outputs[output.index].data(), &mut body));
-    Ok((body, Some(json)))
+    Ok(Output {
+        name,
+        tensor,
+        binary: requested.binary,
+    })
 }
 
 struct Answer<'a> {
-    model: &'a str,
-    id: Option<&'a str>,
-    signature: &'a Signature,
-    requested: &'a [Requested],
-    outputs: &'a [Tensor],
+    head: &'a Head<'a>,
+    outputs: &'a [Output<'a>],
 }
 
 impl Serialize for Answer<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        struct Outputs<'a>(&'a Answer<'a>);
-        impl Serialize for Outputs<'_> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let Answer {
-                    signature,
-                    requested,
-                    outputs,
-                    ..
-                } = self.0;
-                serializer.collect_seq(
-                    requested
-                        .iter()
-                        .map(|r| Output(&signature.outputs[r.index].name, &outputs[r.index], r.binary)),
-                )
-            }
-        }
         let mut answer = serializer.serialize_struct("Answer", 4)?;
-        answer.serialize_field("model_name", self.model)?;
-        answer.serialize_field("model_version", VERSION)?;
-        if let Some(id) = self.id {
+        answer.serialize_field("model_name", self.head.model)?;
+        answer.serialize_field("model_version", self.head.version)?;
+        if let Some(id) = self.head.id {
             answer.serialize_field("id", id)?;
         }
-        answer.serialize_field("outputs", &Outputs(self))?;
+        answer.serialize_field("outputs", self.outputs)?;
         answer.end()
     }
 }
 
-struct Output<'a>(&'a str, &'a Tensor, bool);
+struct Output<'a> {
+    name: &'a str,
+    tensor: Cow<'a, Tensor>,
+    binary: bool,
+}
 
 impl Serialize for Output<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -89,7 +100,7 @@ impl Serialize for Output<'_> {
                 serializer.collect_map([("binary_data_size", self.0)])
             }
         }
-        let Self(name, tensor, binary) = self;
+        let Self { name, tensor, binary } = self;
         let mut output = serializer.serialize_struct("Output", 4)?;
         output.serialize_field("name", name)?;
         output.serialize_field("shape", tensor.shape())?;

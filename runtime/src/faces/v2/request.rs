@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::super::json::{Collector, Label, Node};
+use super::super::json::{Collector, Holes, Label, Node};
 use super::{input_index, same_type};
 
 pub(super) struct Parsed {
@@ -20,6 +20,7 @@ pub(super) struct Parsed {
     pub(super) outputs: Option<Vec<RequestedOutput>>,
     pub(super) binary_output: bool,
     pub(super) timeout: Option<Duration>,
+    pub(super) priority: u32,
 }
 
 /// An input whose data is behind the JSON.
@@ -39,6 +40,7 @@ pub(super) struct RequestedOutput {
 #[derive(Default, Deserialize)]
 pub(super) struct OutputParameters {
     pub(super) binary_data: Option<bool>,
+    pub(super) classification: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -51,10 +53,13 @@ struct RequestParameters {
     binary_data_output: Option<bool>,
     /// Microseconds; 0: none.
     timeout: Option<u64>,
+    /// 1 is the highest; 0: none.
+    priority: Option<u64>,
 }
 
 pub(super) struct Body<'a> {
     pub(super) signature: &'a Signature,
+    pub(super) holes: Holes<'a>,
 }
 
 impl<'de> DeserializeSeed<'de> for Body<'_> {
@@ -80,6 +85,7 @@ impl<'de> Visitor<'de> for Body<'_> {
             outputs: None,
             binary_output: false,
             timeout: None,
+            priority: 0,
         };
         let mut inputs = None;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
@@ -88,6 +94,7 @@ impl<'de> Visitor<'de> for Body<'_> {
                 "parameters" => {
                     if let Some(parameters) = map.next_value::<Option<RequestParameters>>()? {
                         parsed.binary_output = parameters.binary_data_output.unwrap_or(false);
+                        parsed.priority = priority(parameters.priority.unwrap_or(0));
                         parsed.timeout = parameters.timeout.filter(|&us| us > 0).map(Duration::from_micros);
                     }
                 }
@@ -95,6 +102,7 @@ impl<'de> Visitor<'de> for Body<'_> {
                 "inputs" => {
                     let list = map.next_value_seed(Inputs {
                         signature: self.signature,
+                        holes: self.holes,
                     })?;
                     parsed.binary = list.binary;
                     inputs = Some(list.found);
@@ -110,8 +118,14 @@ impl<'de> Visitor<'de> for Body<'_> {
     }
 }
 
+/// A level past what the type holds is past every configured one too.
+pub(crate) fn priority(asked: u64) -> u32 {
+    u32::try_from(asked).unwrap_or(u32::MAX)
+}
+
 struct Inputs<'a> {
     signature: &'a Signature,
+    holes: Holes<'a>,
 }
 
 struct Found {
@@ -141,6 +155,7 @@ impl<'de> Visitor<'de> for Inputs<'_> {
         };
         while let Some(input) = list.next_element_seed(Input {
             signature: self.signature,
+            holes: self.holes,
         })? {
             match input {
                 Parsing::Binary(input) => all.binary.push(input),
@@ -164,11 +179,12 @@ enum Parsing {
 
 struct Input<'a> {
     signature: &'a Signature,
+    holes: Holes<'a>,
 }
 
 impl<'a> Input<'a> {
     fn collect<'de, D: Deserializer<'de>>(&self, at: usize, deserializer: D) -> Result<Collector<'a>, D::Error> {
-        let mut collector = Collector::new(&self.signature.inputs[at], Label::Data);
+        let mut collector = Collector::over(&self.signature.inputs[at], Label::Data, self.holes);
         Node {
             collector: &mut collector,
             depth: 0,

@@ -39,12 +39,26 @@ fn read_with(text: &str, tail: &[u8], signature: &Signature) -> Result<InferRequ
 }
 
 fn json(index: usize) -> Requested {
-    Requested { index, binary: false }
+    Requested {
+        index,
+        binary: false,
+        classes: 0,
+    }
 }
 
 fn binary(index: usize) -> Requested {
-    Requested { index, binary: true }
+    Requested {
+        index,
+        binary: true,
+        classes: 0,
+    }
 }
+
+const HEAD: Head<'_> = Head {
+    model: "m",
+    version: "1",
+    id: None,
+};
 
 const A: &str = r#"{"name": "a", "shape": [1, 2], "datatype": "FP32", "data": [[1, 2]]}"#;
 const B: &str = r#"{"data": [-3], "datatype": "int8", "name": "b", "parameters": {}, "shape": [1]}"#;
@@ -63,7 +77,8 @@ fn inputs_come_in_any_order_nested_or_flat_with_keys_in_any_order() {
                 id: Some("7".into()),
                 inputs: expected.clone(),
                 outputs: vec![json(2), json(0)],
-                timeout: None
+                timeout: None,
+                priority: 0,
             }
         );
     }
@@ -88,7 +103,7 @@ fn every_datatype_but_the_half_floats_goes_both_ways() {
         let signature = one(datatype);
         let text = format!(r#"{{"inputs":[{{"name":"x","shape":[2],"datatype":"{datatype}","data":{data}}}]}}"#);
         let request = read(&text, &signature).unwrap();
-        let (answer, binary) = answer("m", None, &signature, &request.outputs, &request.inputs).unwrap();
+        let (answer, binary) = answer(&HEAD, &signature, &request.outputs, &request.inputs).unwrap();
         assert_eq!(binary, None);
         let expected = format!(
             r#"{{"model_name":"m","model_version":"1","outputs":[{{"name":"y","shape":[2],"datatype":"{datatype}","data":{data}}}]}}"#
@@ -311,7 +326,7 @@ fn half_floats_go_both_ways_in_binary() {
         );
         let signature = one(datatype);
         let request = read_with(&text, &bytes, &signature).unwrap();
-        let (answer, json) = answer("m", None, &signature, &request.outputs, &request.inputs).unwrap();
+        let (answer, json) = answer(&HEAD, &signature, &request.outputs, &request.inputs).unwrap();
         let (head, tail) = answer.split_at(json.unwrap());
         assert_eq!(tail, bytes);
         let expected = format!(
@@ -380,14 +395,16 @@ fn one_b() -> Signature {
 #[test]
 fn opaque_bytes_have_no_json_form() {
     let output = Tensor::new(vec![1], Data::Bytes(vec![bytes::Bytes::from_static(&[0xff])])).unwrap();
-    let error = answer("m", Some("1"), &one(DataType::Bytes), &[json(0)], &[output]).unwrap_err();
+    let error = answer(&HEAD, &one(DataType::Bytes), &[json(0)], &[output]).unwrap_err();
     assert!(error.message.contains("element 0 is not UTF-8"));
 }
 
 #[test]
 fn metadata_gives_free_dimensions_as_minus_one() {
+    let metrics = crate::metrics::Metrics::new().of("iris", "3");
+    let served = Served::new("iris", "3", crate::testing::Mock::new(one(DataType::F32), Ok), metrics);
     assert_eq!(
-        metadata("iris", &one(DataType::F32)).to_string(),
-        r#"{"inputs":[{"datatype":"FP32","name":"x","shape":[-1]}],"name":"iris","outputs":[{"datatype":"FP32","name":"y","shape":[-1]}],"platform":"burn_onnx","versions":["1"]}"#
+        metadata(&served).to_string(),
+        r#"{"inputs":[{"datatype":"FP32","name":"x","shape":[-1]}],"name":"iris","outputs":[{"datatype":"FP32","name":"y","shape":[-1]}],"platform":"burn_onnx","versions":["3"]}"#
     );
 }
