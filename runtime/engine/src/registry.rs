@@ -45,6 +45,7 @@ pub(crate) fn lookup(domain: &str, op: &str, opset: i64) -> Option<&'static Entr
         ONNX => ops::ONNX,
         ML => ops::ML,
         MICROSOFT => ops::MICROSOFT,
+        TRAINING => ops::TRAINING,
         _ => return None,
     };
     tables
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn no_operator_stands_twice_at_one_version() {
-        for tables in [ops::ONNX, ops::ML, ops::MICROSOFT] {
+        for tables in [ops::ONNX, ops::ML, ops::MICROSOFT, ops::TRAINING] {
             let mut all: Vec<_> = tables.iter().flat_map(|t| t.iter()).map(|e| (e.op, e.since)).collect();
             all.sort_unstable();
             assert!(all.windows(2).all(|w| w[0] != w[1]), "{all:?}");

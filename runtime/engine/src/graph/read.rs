@@ -9,7 +9,7 @@ use super::info::{self, Info};
 use super::names::{Frame, Level, Names};
 use super::{Graph, Node, Role, ValueId, role};
 use crate::control::{self, Body, Control, Kind};
-use crate::decode::Files;
+use crate::files::Files;
 use crate::kernel::Kernel;
 use crate::onnx::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::registry::{self, ML};
