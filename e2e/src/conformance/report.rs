@@ -99,7 +99,7 @@ impl Report {
     }
 }
 
-fn table<'a>(out: &mut String, what: &str, rows: impl Iterator<Item = (&'a str, &'a Row)>, total: &Row) {
+fn table<'a>(out: &mut String, what: &str, rows: impl Iterator<Item = (&'a str, &'a Row)>, total: &'a Row) {
     let _ = writeln!(out, "| {what} | passed | failed | unsupported | compared | equal |\n|---|--:|--:|--:|--:|--:|");
     for (name, row) in rows.chain([("**all**", total)]) {
         let _ = writeln!(

@@ -64,9 +64,13 @@ fn role(domain: &str, spec: &Spec<'_>) -> crate::fault::OpResult<Role> {
         // With a mask output, or in training, it is no plain identity.
         (registry::ONNX, "Dropout") if !spec.has_output(1) && !spec.has_input(2) => Role::Identity,
         (registry::ONNX, "Conv") => Role::Conv,
-        (registry::ONNX, "BatchNormalization") if !spec.outputs.iter().skip(1).any(|&o| o) => Role::BatchNorm {
+        (registry::ONNX, "BatchNormalization")
+            if !spec.outputs.iter().skip(1).any(|&o| o) && !spec.flag("training_mode", false)? =>
+        {
+            Role::BatchNorm {
             epsilon: spec.float("epsilon", 1e-5)?,
-        },
+        }
+        }
         (ML, "ZipMap") => Role::ZipMap(crate::ops::ml::labels(spec)?),
         _ => Role::Plain,
     })

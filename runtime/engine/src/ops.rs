@@ -18,6 +18,7 @@ mod optimiser;
 mod place;
 mod pool;
 mod quantize;
+pub(crate) mod random;
 mod recurrent;
 mod reduce;
 mod resize;
@@ -50,6 +51,7 @@ pub(crate) const ONNX: &[&[Entry]] = &[
     place::TABLE,
     pool::TABLE,
     quantize::TABLE,
+    random::TABLE,
     recurrent::TABLE,
     reduce::TABLE,
     resize::TABLE,
