@@ -63,8 +63,12 @@ def run(case, out):
     folder.mkdir()
     for k, tensor in enumerate(tensors):
         (folder / f"input_{k}.pb").write_bytes(tensor.SerializeToString())
-    for k, array in enumerate(outputs):
-        (folder / f"output_{k}.pb").write_bytes(numpy_helper.from_array(numpy.asarray(array)).SerializeToString())
+    for k, (array, value) in enumerate(zip(outputs, model.graph.output, strict=True)):
+        tensor = numpy_helper.from_array(numpy.asarray(array))
+        if tensor.data_type == onnx.TensorProto.UINT8:
+            # Floats of eight bits come as bytes.
+            tensor.data_type = value.type.tensor_type.elem_type
+        (folder / f"output_{k}.pb").write_bytes(tensor.SerializeToString())
 
 
 def main():

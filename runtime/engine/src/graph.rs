@@ -4,12 +4,14 @@
 //! cycles), unknown operators and attributes, tensors that contradict their dimensions, graphs and functions that nest
 //! too deep, functions that call themselves. Calls of functions are replaced by their bodies.
 
+mod expand;
 mod info;
 mod names;
 mod read;
 
 use std::sync::Arc;
 
+pub(crate) use expand::expand;
 pub(crate) use read::read;
 
 use crate::kernel::Kernel;

@@ -4,6 +4,7 @@ mod attention;
 mod binary;
 mod cast;
 mod constant;
+mod contrib;
 mod convolution;
 mod einsum;
 pub(crate) mod flex_attention;
@@ -81,3 +82,6 @@ pub(crate) const MICROSOFT: &[&[Entry]] = &[unary::MICROSOFT];
 
 /// `ai.onnx.preview.training`: single steps of optimisers.
 pub(crate) const TRAINING: &[&[Entry]] = &[optimiser::TABLE];
+
+/// The engine's own.
+pub(crate) const ENGINE: &[&[Entry]] = &[contrib::TABLE];

@@ -176,7 +176,7 @@ fn spread(i: &Inputs<'_>, k: usize, norm: &[usize]) -> OpResult<Vec<f64>> {
     Ok(v)
 }
 
-fn rms_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
+pub(super) fn rms_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 2)?;
     spec.ignore(&["stash_type"]);
     let (axis, epsilon) = (spec.int("axis", -1)?, f64::from(spec.float("epsilon", 1e-5)?));

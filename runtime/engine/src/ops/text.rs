@@ -27,7 +27,7 @@ fn text(b: &Bytes) -> OpResult<&str> {
 }
 
 /// Memory that a compiled pattern may take; counted repetitions multiply.
-const MAX_PATTERN: usize = 1 << 20;
+const MAX_PATTERN: usize = 1 << 24;
 
 /// Patterns are RE2's, whose syntax the crate's is but for few constructs; both match in linear time.
 fn full_match(spec: &Spec<'_>) -> OpResult<Kernel> {
