@@ -55,11 +55,11 @@ CLASSIFIERS = {
     "ada_boost": ensemble.AdaBoostClassifier(n_estimators=10, random_state=0),
     "bagging": ensemble.BaggingClassifier(n_estimators=5, random_state=0),
     "voting": ensemble.VotingClassifier(
-        [("a", linear_model.LogisticRegression(max_iter=500)), ("b", naive_bayes.GaussianNB())], voting="soft"
+        [("a", linear_model.LogisticRegression(max_iter=500)), ("b", naive_bayes.GaussianNB())], voting="soft", flatten_transform=False
     ),
     "svc": svm.SVC(probability=False, random_state=0),
     "nearest": neighbors.KNeighborsClassifier(5),
-    "network": neural_network.MLPClassifier((8,), max_iter=400, random_state=0),
+    "network": neural_network.MLPClassifier(hidden_layer_sizes=(8,), max_iter=400, random_state=0),
     "scaled": pipeline.make_pipeline(
         preprocessing.StandardScaler(), decomposition.PCA(3), linear_model.LogisticRegression()
     ),
@@ -75,7 +75,7 @@ REGRESSORS = {
     "forest_regressor": ensemble.RandomForestRegressor(20, random_state=0),
     "histogram_regressor": ensemble.HistGradientBoostingRegressor(max_iter=20, random_state=0),
     "gaussian_process": gaussian_process.GaussianProcessRegressor(alpha=0.1),
-    "network_regressor": neural_network.MLPRegressor((8,), max_iter=400, random_state=0),
+    "network_regressor": neural_network.MLPRegressor(hidden_layer_sizes=(8,), max_iter=400, random_state=0),
 }
 
 
@@ -91,7 +91,7 @@ def scikit():
     for name, estimator in REGRESSORS.items():
         write(name, to_onnx(estimator.fit(X, TARGET), X[:1]))
     write("kmeans", to_onnx(cluster.KMeans(3, n_init=2, random_state=0).fit(X), X[:1]))
-    write("isolation", to_onnx(ensemble.IsolationForest(10, random_state=0).fit(X), X[:1], target_opset={"": 17, "ai.onnx.ml": 3}))
+    write("isolation", to_onnx(ensemble.IsolationForest(n_estimators=10, random_state=0).fit(X), X[:1], target_opset={"": 17, "ai.onnx.ml": 3}))
 
 
 def boosted():

@@ -2,6 +2,7 @@
 //! and `value`; a crate for another backend instantiates `compile` and nothing else.
 
 mod control;
+mod memory;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -108,6 +109,7 @@ impl<B: Accelerate> Executor<B> {
         for (n, step) in self.plan.steps.iter().enumerate() {
             run.at.set(n);
             let results = self.step(n, step, &mut values, run)?;
+            memory::check(&results, &values)?;
             let mut results = results.into_iter();
             for output in &step.outputs {
                 let result = results.next();

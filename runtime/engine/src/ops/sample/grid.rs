@@ -56,7 +56,7 @@ impl GridSample {
         let (xs, gs) = (x.shape(), grid.shape());
         let d = xs.len().saturating_sub(2);
         ensure!(
-            d > 0 && gs.len() == xs.len() && gs[0] == xs[0] && gs[d + 1] == d,
+            (1..=4).contains(&d) && gs.len() == xs.len() && gs[0] == xs[0] && gs[d + 1] == d,
             "coordinates of shape {gs:?} for images of {xs:?}"
         );
         let (space, places) = (&xs[2..], &gs[1..=d]);
