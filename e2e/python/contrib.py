@@ -1,4 +1,6 @@
-"""Cases of the operators that onnxruntime's exporters and optimiser leave in transformers: contrib.py OUT."""
+"""Cases of the operators that onnxruntime's exporters and optimiser leave in transformers, and of some of ONNX's that its
+own cases lack: contrib.py OUT.
+"""
 
 import sys
 
@@ -15,15 +17,15 @@ def floats(*dims):
     return rng.normal(size=dims).astype(np.float32)
 
 
-def case(name, op, inputs, outputs=("y",), types=None, **attributes):
+def case(name, op, inputs, outputs=("y",), types=None, domain="com.microsoft", **attributes):
     """`inputs` is a list of arrays; None is one that is left out."""
     names = [f"x{k}" if v is not None else "" for k, v in enumerate(inputs)]
-    node = helper.make_node(op, names, list(outputs), domain="com.microsoft", **attributes)
+    node = helper.make_node(op, names, list(outputs), domain=domain, **attributes)
     given = [(n, v) for n, v in zip(names, inputs) if n]
     infos = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in given]
     results = [helper.make_tensor_value_info(o, (types or {}).get(o, F), None) for o in outputs if o]
     graph = helper.make_graph([node], name, infos, results)
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("ai.onnx.ml", 3)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=8)
     cases.write(sys.argv[1], name, model, dict(given))
 
@@ -54,3 +56,10 @@ case("attention_bias", "Attention", [*qkv, None, None, floats(2, 2, 5, 5)], num_
 heads = [floats(2, 4, 8), floats(2, 5, 8), floats(2, 5, 8)]
 case("multi_head", "MultiHeadAttention", heads, num_heads=2)
 case("multi_head_masked", "MultiHeadAttention", [*heads, floats(24), mask], num_heads=2)
+regions = np.array([[0, 0, 0, 5, 5], [1, 1.4, 2.6, 4.2, 7], [0, 5, 5, 3, 3]], np.float32)
+case("max_roi_pool", "MaxRoiPool", [floats(2, 3, 8, 6), regions], domain="", pooled_shape=[2, 3], spatial_scale=0.75)
+words = {"cats_strings": ["a", "b", "c"], "cats_int64s": [3, 1, 2]}
+strings = np.array([["a", "x"], ["c", "b"]], object)
+case("category_mapper", "CategoryMapper", [strings], types={"y": TensorProto.INT64}, domain="ai.onnx.ml", default_int64=-7, **words)
+numbers = np.array([1, 2, 9], np.int64)
+case("category_mapper_back", "CategoryMapper", [numbers], types={"y": TensorProto.STRING}, domain="ai.onnx.ml", **words)

@@ -30,7 +30,10 @@ fn onnxs_own_cases_pass_as_the_documents_say() {
     let lost: Vec<_> = report.open().into_iter().filter(|n| !is_known(n)).collect();
     assert!(lost.is_empty(), "these passed and do not any more: {lost:?}");
     let lost: Vec<_> = report.different().into_iter().filter(|n| !is_known(n)).collect();
-    assert!(lost.is_empty(), "these gave what onnxruntime gives and do not any more: {lost:?}");
+    assert!(
+        lost.is_empty(),
+        "these gave what onnxruntime gives and do not any more: {lost:?}"
+    );
     assert_eq!(
         written,
         report.markdown(),

@@ -186,5 +186,9 @@ fn element(ty: Option<&TypeProto>) -> &'static str {
         return element(inner.elem_type.as_deref());
     }
     let number = t.tensor_type.as_ref().and_then(|t| t.elem_type).unwrap_or(0);
-    usize::try_from(number).ok().and_then(|n| NAMES.get(n)).copied().unwrap_or(NAMES[0])
+    usize::try_from(number)
+        .ok()
+        .and_then(|n| NAMES.get(n))
+        .copied()
+        .unwrap_or(NAMES[0])
 }

@@ -26,7 +26,8 @@ fn tensors(found: &Tensor, wanted: &Tensor) -> Option<String> {
     };
     // Sums of large numbers leave rounding errors of their size where they cancel out.
     let size = b.iter().filter(|x| x.is_finite()).fold(1.0, |m: f64, x| m.max(x.abs()));
-    let close = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-5 * size + relative * b.abs();
+    let close =
+        |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-5 * size + relative * b.abs();
     let far = a.iter().zip(&b).position(|(&a, &b)| !close(a, b))?;
     Some(format!("element {far} is {} instead of {}", a[far], b[far]))
 }

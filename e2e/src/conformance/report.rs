@@ -90,17 +90,34 @@ impl Report {
              *compared* are the cases that onnxruntime could run on other inputs than the case's, *equal* those of them on\n\
              which the engine gives the same.\n\n"
         );
-        table(&mut out, "operator", self.operators.iter().map(|(k, v)| (k.as_str(), v)), &self.total);
-        table(&mut out, "type of the first input", self.datatypes.iter().map(|(k, v)| (*k, v)), &self.total);
+        table(
+            &mut out,
+            "operator",
+            self.operators.iter().map(|(k, v)| (k.as_str(), v)),
+            &self.total,
+        );
+        table(
+            &mut out,
+            "type of the first input",
+            self.datatypes.iter().map(|(k, v)| (*k, v)),
+            &self.total,
+        );
         list(&mut out, "Cases that do not pass", &self.open);
-        list(&mut out, "Cases that differ from onnxruntime on other inputs", &self.different);
+        list(
+            &mut out,
+            "Cases that differ from onnxruntime on other inputs",
+            &self.different,
+        );
         let _ = writeln!(out, "conformance: {:.1} %", self.percent());
         out
     }
 }
 
 fn table<'a>(out: &mut String, what: &str, rows: impl Iterator<Item = (&'a str, &'a Row)>, total: &'a Row) {
-    let _ = writeln!(out, "| {what} | passed | failed | unsupported | compared | equal |\n|---|--:|--:|--:|--:|--:|");
+    let _ = writeln!(
+        out,
+        "| {what} | passed | failed | unsupported | compared | equal |\n|---|--:|--:|--:|--:|--:|"
+    );
     for (name, row) in rows.chain([("**all**", total)]) {
         let _ = writeln!(
             out,

@@ -13,10 +13,10 @@ use burn_backend::tensor::Device;
 use crate::backend::Accelerate;
 use crate::device::{self, Conv, DeviceOp, Operand};
 use crate::fault::{Fault, OpResult, ensure};
+use crate::item::Held;
 use crate::kernel::{HostOp, Inputs, Kernel, ViewOp, is_float, shape_result};
 use crate::plan::{Plan, Step};
 use crate::value::Value;
-use crate::item::Held;
 use crate::{Item, ItemModel, Model, RunError, Signature, Tensor, host};
 
 /// Up to this many elements in all, work on the host takes less time than calling a backend does.
@@ -133,13 +133,7 @@ impl<B: Accelerate> Executor<B> {
         outputs.collect()
     }
 
-    fn step(
-        &self,
-        n: usize,
-        step: &Step,
-        values: &mut [Option<Value<B>>],
-        run: &Run<'_>,
-    ) -> OpResult<Vec<Value<B>>> {
+    fn step(&self, n: usize, step: &Step, values: &mut [Option<Value<B>>], run: &Run<'_>) -> OpResult<Vec<Value<B>>> {
         match &step.kernel {
             Kernel::Host(op) => self.host_step(op.as_ref(), step, values),
             Kernel::Shape { scalar, op } => {
@@ -342,10 +336,13 @@ impl<B: Accelerate> Model for Executor<B> {
 
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
         self.check(&inputs)?;
-        self.outputs(inputs.into_iter().map(|t| Value::Host(Arc::new(t))).collect(), |value| {
-            let tensor = value.into_host()?;
-            Ok(Arc::try_unwrap(tensor).unwrap_or_else(|shared| (*shared).clone()))
-        })
+        self.outputs(
+            inputs.into_iter().map(|t| Value::Host(Arc::new(t))).collect(),
+            |value| {
+                let tensor = value.into_host()?;
+                Ok(Arc::try_unwrap(tensor).unwrap_or_else(|shared| (*shared).clone()))
+            },
+        )
     }
 }
 

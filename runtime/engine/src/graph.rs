@@ -70,8 +70,8 @@ fn role(domain: &str, spec: &Spec<'_>) -> crate::fault::OpResult<Role> {
             if !spec.outputs.iter().skip(1).any(|&o| o) && !spec.flag("training_mode", false)? =>
         {
             Role::BatchNorm {
-            epsilon: spec.float("epsilon", 1e-5)?,
-        }
+                epsilon: spec.float("epsilon", 1e-5)?,
+            }
         }
         (ML, "ZipMap") => Role::ZipMap(crate::ops::ml::labels(spec)?),
         _ => Role::Plain,

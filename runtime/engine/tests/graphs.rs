@@ -53,8 +53,16 @@ fn tensor(name: &str, dims: &[i64], data_type: i32, v: &[i64]) -> TensorProto {
         dims: dims.to_vec(),
         data_type: Some(data_type),
         int64_data: if data_type == INT64 { v.to_vec() } else { Vec::new() },
-        int32_data: if data_type == BOOL { v.iter().map(|&x| x as i32).collect() } else { Vec::new() },
-        float_data: if data_type == FLOAT { v.iter().map(|&x| x as f32).collect() } else { Vec::new() },
+        int32_data: if data_type == BOOL {
+            v.iter().map(|&x| x as i32).collect()
+        } else {
+            Vec::new()
+        },
+        float_data: if data_type == FLOAT {
+            v.iter().map(|&x| x as f32).collect()
+        } else {
+            Vec::new()
+        },
         ..TensorProto::default()
     }
 }
@@ -98,7 +106,11 @@ fn doubling(limit: i64) -> ModelProto {
     );
     let mut outer = graph(
         &[("x", FLOAT)],
-        vec![with_graph(node("Loop", &["n", "", "x"], &["last", "all"]), "body", body)],
+        vec![with_graph(
+            node("Loop", &["n", "", "x"], &["last", "all"]),
+            "body",
+            body,
+        )],
         &[("last", FLOAT), ("all", FLOAT)],
     );
     outer.initializer = vec![tensor("n", &[], INT64, &[limit]), tensor("factor", &[], FLOAT, &[1])];
@@ -107,7 +119,12 @@ fn doubling(limit: i64) -> ModelProto {
 
 #[test]
 fn a_loop_carries_values_captures_others_and_stacks_what_it_makes() {
-    let run = |n| loaded(&doubling(n)).expect("loads").run(vec![floats(&[1.0, 3.0])]).expect("runs");
+    let run = |n| {
+        loaded(&doubling(n))
+            .expect("loads")
+            .run(vec![floats(&[1.0, 3.0])])
+            .expect("runs")
+    };
     let out = run(3);
     assert_eq!(out[0], floats(&[8.0, 24.0]));
     assert_eq!(out[1].shape(), [3, 2]);
@@ -129,7 +146,10 @@ fn a_loop_without_end_fails_and_names_its_node() {
     let Err(RunError::Node { node, reason, .. }) = loaded(&endless).expect("loads").run(vec![floats(&[1.0])]) else {
         panic!("it ended")
     };
-    assert!(node == "the_loop" && reason.contains("loops run more than"), "{node}: {reason}");
+    assert!(
+        node == "the_loop" && reason.contains("loops run more than"),
+        "{node}: {reason}"
+    );
 }
 
 #[test]
@@ -137,7 +157,8 @@ fn a_fault_in_a_body_names_both_nodes() {
     let mut faulty = doubling(2);
     let graph = faulty.graph.as_mut().expect("a graph");
     graph.initializer[1] = tensor("factor", &[3], FLOAT, &[1, 2, 3]);
-    let Err(RunError::Node { node, reason, .. }) = loaded(&faulty).expect("loads").run(vec![floats(&[1.0, 2.0])]) else {
+    let Err(RunError::Node { node, reason, .. }) = loaded(&faulty).expect("loads").run(vec![floats(&[1.0, 2.0])])
+    else {
         panic!("it ran")
     };
     assert!(node == "the_loop" && reason.contains("the_mul"), "{node}: {reason}");
@@ -169,7 +190,9 @@ fn graphs_that_nest_too_deep_are_refused() {
         inner = graph(&[], vec![with_graph(both, "else_branch", small)], &[("b", FLOAT)]);
     }
     inner.input = vec![value("c", BOOL), value("x", FLOAT)];
-    let Err(e) = loaded(&model(inner)) else { panic!("it loaded") };
+    let Err(e) = loaded(&model(inner)) else {
+        panic!("it loaded")
+    };
     assert!(e.contains("recursion") || e.contains("deeper"), "{e}");
 }
 
@@ -218,11 +241,18 @@ fn functions_are_read_in_place_with_the_attributes_of_the_call() {
     };
     let mut steep = call("Leaky", "x", "y");
     steep.attribute.push(slope(0.5));
-    let mut model = model(graph(&[("x", FLOAT)], vec![steep, call("Leaky", "x", "z")], &[("y", FLOAT), ("z", FLOAT)]));
+    let mut model = model(graph(
+        &[("x", FLOAT)],
+        vec![steep, call("Leaky", "x", "z")],
+        &[("y", FLOAT), ("z", FLOAT)],
+    ));
     let mut leak = function("Leaky", vec![leaky]);
     leak.attribute_proto.push(slope(0.25));
     model.functions = vec![leak];
-    let out = loaded(&model).expect("loads").run(vec![floats(&[-4.0, 1.0])]).expect("runs");
+    let out = loaded(&model)
+        .expect("loads")
+        .run(vec![floats(&[-4.0, 1.0])])
+        .expect("runs");
     assert_eq!(out, [floats(&[-2.0, 1.0]), floats(&[-1.0, 1.0])]);
 }
 
@@ -238,7 +268,9 @@ fn functions_that_call_themselves_or_grow_without_end_are_refused() {
     // Each calls the next ten times: 10^12 nodes from a file of a few kilobytes.
     let mut wide = model(graph(&[("x", FLOAT)], vec![call("F0", "x", "y")], &[("y", FLOAT)]));
     for k in 0..12 {
-        let mut nodes: Vec<_> = (0..9).map(|n| call(&format!("F{}", k + 1), "a", &format!("t{n}"))).collect();
+        let mut nodes: Vec<_> = (0..9)
+            .map(|n| call(&format!("F{}", k + 1), "a", &format!("t{n}")))
+            .collect();
         nodes.push(call(&format!("F{}", k + 1), "a", "b"));
         wide.functions.push(function(&format!("F{k}"), nodes));
     }
@@ -270,7 +302,10 @@ fn a_few_bytes_in_any_operator_can_not_ask_for_all_memory() {
         let Err(RunError::Node { node, reason, .. }) = loaded(&model(outer)).expect("loads").run(Vec::new()) else {
             panic!("{op} ran")
         };
-        assert!(node == format!("the_{}", op.to_lowercase()) && reason.contains("larger"), "{op}: {reason}");
+        assert!(
+            node == format!("the_{}", op.to_lowercase()) && reason.contains("larger"),
+            "{op}: {reason}"
+        );
     }
 }
 
@@ -278,15 +313,23 @@ fn a_few_bytes_in_any_operator_can_not_ask_for_all_memory() {
 fn many_large_tensors_at_a_time_are_refused() {
     // Each is allowed; all of them together would be far more than any machine has.
     let names: Vec<String> = (0..4096).map(|k| format!("z{k}")).collect();
-    let mut nodes: Vec<_> = names.iter().map(|n| node("ConstantOfShape", &["dims"], &[n.as_str()])).collect();
+    let mut nodes: Vec<_> = names
+        .iter()
+        .map(|n| node("ConstantOfShape", &["dims"], &[n.as_str()]))
+        .collect();
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     nodes.push(node("Sum", &all, &["y"]));
     let mut outer = graph(&[("dims", INT64)], nodes, &[("y", FLOAT)]);
     outer.name = Some("g".into());
     let model = loaded(&model(outer)).expect("loads");
     let dims = Tensor::new(vec![1], Data::I64(vec![1 << 28])).expect("fits");
-    let Err(RunError::Node { node, reason, .. }) = model.run(vec![dims]) else { panic!("it ran") };
-    assert!(node == "the_constantofshape" && reason.contains("bytes"), "{node}: {reason}");
+    let Err(RunError::Node { node, reason, .. }) = model.run(vec![dims]) else {
+        panic!("it ran")
+    };
+    assert!(
+        node == "the_constantofshape" && reason.contains("bytes"),
+        "{node}: {reason}"
+    );
 }
 
 fn external(location: &str, offset: u64, length: u64) -> TensorProto {
@@ -321,7 +364,10 @@ fn weights_in_other_files_are_found_beside_the_model_and_nowhere_else() {
         load(&path, &LoadOptions::default()).map_err(|e| e.to_string())
     };
     let good = loaded(external("weights.bin", 4, 8)).expect("loads");
-    assert_eq!(good.run(vec![floats(&[0.5, 0.5])]).expect("runs")[0], floats(&[1.5, 2.5]));
+    assert_eq!(
+        good.run(vec![floats(&[0.5, 0.5])]).expect("runs")[0],
+        floats(&[1.5, 2.5])
+    );
     for (location, offset, length) in [
         ("weights.bin", 8, 8),
         ("weights.bin", 4, 4),

@@ -97,12 +97,12 @@ impl<B: Accelerate> Graph<'_, B> {
             at: Cell::new(usize::MAX),
             iterations: self.iterations,
         };
-        self.executor.execute(inputs, &run).map_err(|fault| {
-            match self.executor.plan.steps.get(run.at.get()) {
+        self.executor
+            .execute(inputs, &run)
+            .map_err(|fault| match self.executor.plan.steps.get(run.at.get()) {
                 Some(step) => Fault(format!("in its graph, node {:?} ({}): {}", step.name, step.op, fault.0)),
                 None => fault,
-            }
-        })
+            })
     }
 
     /// One pass of a loop's body, within the bound on all of them.
@@ -145,7 +145,11 @@ fn truth<B: Accelerate>(value: Value<B>) -> OpResult<bool> {
     let t = value.into_host()?;
     match t.data() {
         Data::Bool(v) if v.len() == 1 => Ok(v[0]),
-        _ => bail!("a condition of type {} and shape {:?} instead of one BOOL", t.datatype(), t.shape()),
+        _ => bail!(
+            "a condition of type {} and shape {:?} instead of one BOOL",
+            t.datatype(),
+            t.shape()
+        ),
     }
 }
 
@@ -307,7 +311,9 @@ fn scan_batched<B: Accelerate>(
         let outputs = scan_along(scan, inputs.collect::<OpResult<_>>()?, body)?;
         gather(&mut collected, outputs.into_iter())?;
     }
-    let stacked = collected.iter().map(|parts| Ok(Value::Host(Arc::new(sequence::stack(parts)?))));
+    let stacked = collected
+        .iter()
+        .map(|parts| Ok(Value::Host(Arc::new(sequence::stack(parts)?))));
     stacked.collect()
 }
 

@@ -3,9 +3,7 @@
 //! dimensions swapped whatever the rank, a mask from lengths) is an operator of the engine's own domain.
 
 use crate::fault::{OpResult, bail};
-use crate::onnx::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-};
+use crate::onnx::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::registry::{ENGINE, MICROSOFT};
 
 /// The opset that the bodies are written in.
@@ -67,7 +65,11 @@ impl<'a> Body<'a> {
 
     /// The name of an input of the function, where the node gives it.
     fn input(&self, k: usize) -> Option<String> {
-        self.node.input.get(k).filter(|i| !i.is_empty()).map(|_| format!("in{k}"))
+        self.node
+            .input
+            .get(k)
+            .filter(|i| !i.is_empty())
+            .map(|_| format!("in{k}"))
     }
 
     fn need(&self, k: usize) -> OpResult<String> {
@@ -90,7 +92,14 @@ impl<'a> Body<'a> {
     }
 
     /// Adds a node and returns the names of its outputs.
-    fn outputs(&mut self, domain: &str, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>, n: usize) -> Vec<String> {
+    fn outputs(
+        &mut self,
+        domain: &str,
+        op: &str,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+        n: usize,
+    ) -> Vec<String> {
         let outputs: Vec<_> = (0..n).map(|k| format!("t{}", self.names + k)).collect();
         self.names += n;
         // Faults name the node of the model.
@@ -282,9 +291,19 @@ fn skip_norm(mut b: Body<'_>, simplified: bool) -> OpResult<FunctionProto> {
         return b.finish(&[Some(y), None, None, Some(sum)]);
     }
     let beta = b.input(3);
-    let inputs: Vec<&str> = [Some(&sum), Some(&gamma), beta.as_ref()].into_iter().flatten().map(String::as_str).collect();
+    let inputs: Vec<&str> = [Some(&sum), Some(&gamma), beta.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
     let wanted = b.node.output.iter().skip(1).take(2).any(|o| !o.is_empty());
-    let y = b.outputs("", "LayerNormalization", &inputs, attributes, if wanted { 3 } else { 1 });
+    let y = b.outputs(
+        "",
+        "LayerNormalization",
+        &inputs,
+        attributes,
+        if wanted { 3 } else { 1 },
+    );
     let (mean, inverse) = (y.get(1).cloned(), y.get(2).cloned());
     b.finish(&[Some(y[0].clone()), mean, inverse, Some(sum)])
 }
@@ -380,7 +399,10 @@ fn attention(mut b: Body<'_>) -> OpResult<FunctionProto> {
     let (x, w) = (b.need(0)?, b.need(1)?);
     let all = b.op("MatMul", &[&x, &w]);
     let all = b.plus(all, 2);
-    let sizes = b.attribute("qkv_hidden_sizes").map(|a| a.ints.clone()).unwrap_or_default();
+    let sizes = b
+        .attribute("qkv_hidden_sizes")
+        .map(|a| a.ints.clone())
+        .unwrap_or_default();
     let parts = if sizes.is_empty() {
         b.outputs("", "Split", &[&all], vec![int("axis", -1), int("num_outputs", 3)], 3)
     } else {

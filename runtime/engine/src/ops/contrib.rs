@@ -58,7 +58,10 @@ fn attention_mask(spec: &Spec<'_>) -> OpResult<Kernel> {
 }
 
 enum Mask {
-    Lengths { ends: Vec<i64>, begins: Option<Vec<i64>> },
+    Lengths {
+        ends: Vec<i64>,
+        begins: Option<Vec<i64>>,
+    },
     /// Per query where the second is 1, the same for all where it is 0.
     Places(Vec<i64>, usize, [usize; 3]),
 }
@@ -84,9 +87,7 @@ impl Mask {
 
     fn open(&self, n: usize, q: usize, k: usize) -> bool {
         match self {
-            Self::Lengths { ends, begins } => {
-                (k as i64) < ends[n] && begins.as_ref().is_none_or(|b| k as i64 >= b[n])
-            }
+            Self::Lengths { ends, begins } => (k as i64) < ends[n] && begins.as_ref().is_none_or(|b| k as i64 >= b[n]),
             Self::Places(v, 0, [_, _, keys]) => v[n * keys + k] != 0,
             Self::Places(v, _, [_, queries, keys]) => v[(n * queries + q) * keys + k] != 0,
         }

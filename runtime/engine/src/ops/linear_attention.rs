@@ -80,12 +80,20 @@ impl LinearAttention {
         let states = [b, heads, dk, dv];
         let mut state = match i.opt(3) {
             Some(t) => {
-                ensure!(t.shape() == states, "a state of shape {:?} instead of {states:?}", t.shape());
+                ensure!(
+                    t.shape() == states,
+                    "a state of shape {:?} instead of {states:?}",
+                    t.shape()
+                );
                 doubles(t)?
             }
             None => vec![0.0; shape::elements(&states)?],
         };
-        let scale = if self.scale == 0.0 { 1.0 / (dk as f64).sqrt() } else { self.scale };
+        let scale = if self.scale == 0.0 {
+            1.0 / (dk as f64).sqrt()
+        } else {
+            self.scale
+        };
         let mut out = vec![0.0; shape::elements(&[b, len, self.query_heads * dv])?];
         for n in 0..b {
             for t in 0..len {
@@ -95,7 +103,11 @@ impl LinearAttention {
                     let key = &k[row * kw + h * dk..][..dk];
                     if let Some((g, w)) = &decay {
                         for d in 0..dk {
-                            let gate = if *w == heads { g[row * w + h] } else { g[row * w + h * dk + d] };
+                            let gate = if *w == heads {
+                                g[row * w + h]
+                            } else {
+                                g[row * w + h * dk + d]
+                            };
                             s[d * dv..(d + 1) * dv].iter_mut().for_each(|x| *x *= gate.exp());
                         }
                     }
@@ -148,17 +160,26 @@ fn causal_conv(spec: &Spec<'_>) -> OpResult<Kernel> {
         );
         let past = taps - 1;
         let bias = i.opt(2).map(doubles).transpose()?;
-        ensure!(bias.as_ref().is_none_or(|v| v.len() == c), "bias does not fit {c} channels");
+        ensure!(
+            bias.as_ref().is_none_or(|v| v.len() == c),
+            "bias does not fit {c} channels"
+        );
         ensure!(
             i.opt(3).is_none_or(|s| s.shape() == [b, c, past]),
             "the state's shape is not {:?}",
             [b, c, past]
         );
-        let (x, w, before) = (doubles(i.get(0)?)?, doubles(i.get(1)?)?, i.opt(3).map(doubles).transpose()?);
+        let (x, w, before) = (
+            doubles(i.get(0)?)?,
+            doubles(i.get(1)?)?,
+            i.opt(3).map(doubles).transpose()?,
+        );
         let own = i.get(0)?.datatype();
         let (mut sums, mut state) = (Vec::with_capacity(x.len()), Vec::new());
         for row in 0..b * c {
-            let mut line = before.as_ref().map_or_else(|| vec![0.0; past], |s| s[row * past..][..past].to_vec());
+            let mut line = before
+                .as_ref()
+                .map_or_else(|| vec![0.0; past], |s| s[row * past..][..past].to_vec());
             line.extend_from_slice(&x[row * len..][..len]);
             let kernel = &w[row % c * taps..][..taps];
             sums.extend(line.windows(taps).map(|window| {
@@ -171,7 +192,9 @@ fn causal_conv(spec: &Spec<'_>) -> OpResult<Kernel> {
         if silu {
             // The sums are rounded to the model's type before the activation sees them.
             let rounded = doubles(&cast(&y, own, true)?)?;
-            let v = rounded.into_iter().map(|x| f64::from(x as f32 * (1.0 / (1.0 + (-x as f32).exp()))));
+            let v = rounded
+                .into_iter()
+                .map(|x| f64::from(x as f32 * (1.0 / (1.0 + (-x as f32).exp()))));
             y = tensor(vec![b, c, len], Data::F64(v.collect()))?;
         }
         let state_type: DataType = i.opt(3).map_or(own, Tensor::datatype);

@@ -127,8 +127,15 @@ mod tests {
         let mean = eval("NegativeLogLikelihoodLoss", |_| {}, &[log.clone(), ints(&[2], &[0, 1])]);
         assert_close(&mean, &f32s(&[], &[2.5]));
         let weighted = [log.clone(), ints(&[2], &[0, 1]), f32s(&[2], &[3.0, 1.0])];
-        assert_close(&eval("NegativeLogLikelihoodLoss", |_| {}, &weighted), &f32s(&[], &[1.75]));
-        let ignored = eval("NegativeLogLikelihoodLoss", |a| a.int("ignore_index", 1), &[log.clone(), ints(&[2], &[0, 1])]);
+        assert_close(
+            &eval("NegativeLogLikelihoodLoss", |_| {}, &weighted),
+            &f32s(&[], &[1.75]),
+        );
+        let ignored = eval(
+            "NegativeLogLikelihoodLoss",
+            |a| a.int("ignore_index", 1),
+            &[log.clone(), ints(&[2], &[0, 1])],
+        );
         assert_close(&ignored, &f32s(&[], &[1.0]));
         assert!(eval_at(18, "NegativeLogLikelihoodLoss", |_| {}, &[log, ints(&[2], &[0, 2])], 1).is_err());
     }

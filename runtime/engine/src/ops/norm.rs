@@ -106,7 +106,10 @@ fn batch_norm_training<T: Number>(v: &[T], i: &Inputs<'_>, epsilon: f64, momentu
     }
     let own_variance: Vec<f64> = moments.iter().map(|m| m.2 / m.1).collect();
     let running = |old: &[f64], new: &[f64]| -> OpResult<Tensor> {
-        let mixed = old.iter().zip(new).map(|(o, n)| T::from_f64(o * momentum + n * (1.0 - momentum)));
+        let mixed = old
+            .iter()
+            .zip(new)
+            .map(|(o, n)| T::from_f64(o * momentum + n * (1.0 - momentum)));
         tensor(vec![channels], T::wrap(mixed.collect()))
     };
     let y = scaled(v, dims, &scale?, &bias?, &own_mean, &own_variance, epsilon);

@@ -15,10 +15,7 @@ pub(crate) const TABLE: &[Entry] = &[
 
 /// For each parameter: itself, its gradient and its states in; itself and its states out. `update` gets the learning
 /// rate, the number of steps so far, and one element of each.
-fn step<const N: usize>(
-    i: &Inputs<'_>,
-    update: impl Fn(f64, f64, [f64; N]) -> [f64; N],
-) -> OpResult<Vec<Tensor>> {
+fn step<const N: usize>(i: &Inputs<'_>, update: impl Fn(f64, f64, [f64; N]) -> [f64; N]) -> OpResult<Vec<Tensor>> {
     let number = |k: usize| -> OpResult<f64> {
         match i.opt_f64(k)? {
             Some(v) => Ok(v),
@@ -54,7 +51,11 @@ fn step<const N: usize>(
 fn adagrad(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(3, usize::MAX)?;
     let factor = |name: &str, default: f32| -> OpResult<f64> { Ok(f64::from(spec.float(name, default)?)) };
-    let (decay, epsilon, norm) = (factor("decay_factor", 0.0)?, factor("epsilon", 1e-6)?, factor("norm_coefficient", 0.0)?);
+    let (decay, epsilon, norm) = (
+        factor("decay_factor", 0.0)?,
+        factor("epsilon", 1e-6)?,
+        factor("norm_coefficient", 0.0)?,
+    );
     Ok(Kernel::host(move |i| {
         step(i, |r, t, [x, g, h]| {
             let g = norm * x + g;
@@ -73,7 +74,11 @@ fn adam(spec: &Spec<'_>) -> OpResult<Kernel> {
         step(i, |r, t, [x, g, v, h]| {
             let g = norm * x + g;
             let (v, h) = (alpha * v + (1.0 - alpha) * g, beta * h + (1.0 - beta) * g * g);
-            let r = if t > 0.0 { r * (1.0 - beta.powf(t)).sqrt() / (1.0 - alpha.powf(t)) } else { r };
+            let r = if t > 0.0 {
+                r * (1.0 - beta.powf(t)).sqrt() / (1.0 - alpha.powf(t))
+            } else {
+                r
+            };
             [(1.0 - norm_post) * (x - r * v / (h.sqrt() + epsilon)), 0.0, v, h]
         })
     }))

@@ -43,7 +43,10 @@ fn centre(spec: &Spec<'_>) -> OpResult<Kernel> {
         let from = x.shape();
         let wanted = shape::from_i64s(&i.i64s(1)?)?;
         let axes = match &axes {
-            Some(list) => list.iter().map(|&a| shape::axis(a, from.len())).collect::<OpResult<Vec<_>>>()?,
+            Some(list) => list
+                .iter()
+                .map(|&a| shape::axis(a, from.len()))
+                .collect::<OpResult<Vec<_>>>()?,
             None => (0..from.len()).collect(),
         };
         ensure!(
@@ -84,8 +87,12 @@ fn col2im(spec: &Spec<'_>) -> OpResult<Kernel> {
         let at = |list: &[usize], k: usize, default: usize| list.get(k).copied().unwrap_or(default);
         let mut steps = Vec::with_capacity(d);
         for k in 0..d {
-            let reach = block[k].checked_sub(1).and_then(|b| b.checked_mul(at(&dilations, k, 1)));
-            let padded = image[k].checked_add(at(&pads, k, 0)).and_then(|p| p.checked_add(at(&pads, d + k, 0)));
+            let reach = block[k]
+                .checked_sub(1)
+                .and_then(|b| b.checked_mul(at(&dilations, k, 1)));
+            let padded = image[k]
+                .checked_add(at(&pads, k, 0))
+                .and_then(|p| p.checked_add(at(&pads, d + k, 0)));
             let free = padded.zip(reach).and_then(|(p, r)| p.checked_sub(r)?.checked_sub(1));
             let Some(free) = free else {
                 bail!("blocks of {block:?} do not fit images of {image:?}")
@@ -102,7 +109,11 @@ fn col2im(spec: &Spec<'_>) -> OpResult<Kernel> {
         let mut dims = vec![n, channels];
         dims.extend_from_slice(&image);
         let mut out = vec![0.0; shape::elements(&dims)?];
-        let (v, plane, own) = (doubles(i.get(0)?)?, image.iter().product::<usize>(), shape::strides(&image));
+        let (v, plane, own) = (
+            doubles(i.get(0)?)?,
+            image.iter().product::<usize>(),
+            shape::strides(&image),
+        );
         let (mut tap, mut place) = (vec![0; d], vec![0; d]);
         for t in 0..taps {
             for p in 0..columns {
@@ -189,7 +200,9 @@ fn determinant(spec: &Spec<'_>) -> OpResult<Kernel> {
         let mut det = 1.0;
         for c in 0..n {
             let pivot = (c..n).max_by(|&a, &b| m[a * n + c].abs().total_cmp(&m[b * n + c].abs()));
-            let Some(pivot) = pivot.filter(|&p| m[p * n + c] != 0.0) else { return 0.0 };
+            let Some(pivot) = pivot.filter(|&p| m[p * n + c] != 0.0) else {
+                return 0.0;
+            };
             if pivot != c {
                 det = -det;
                 (0..n).for_each(|k| m.swap(pivot * n + k, c * n + k));
@@ -211,7 +224,9 @@ fn determinant(spec: &Spec<'_>) -> OpResult<Kernel> {
         let mut v = doubles(x)?;
         let count: usize = lead.iter().product();
         let size = rows * columns;
-        let out = (0..count).map(|k| of(&mut v[k * size..(k + 1) * size], *rows)).collect();
+        let out = (0..count)
+            .map(|k| of(&mut v[k * size..(k + 1) * size], *rows))
+            .collect();
         Ok(vec![cast(&tensor(lead.to_vec(), Data::F64(out))?, x.datatype(), true)?])
     }))
 }
@@ -230,7 +245,10 @@ mod tests {
     #[test]
     fn the_middle_is_cut_and_padded() {
         let x = f32s(&[3], &[1.0, 2.0, 3.0]);
-        assert_eq!(eval("CenterCropPad", |_| {}, &[x.clone(), ints(&[1], &[1])]), f32s(&[1], &[2.0]));
+        assert_eq!(
+            eval("CenterCropPad", |_| {}, &[x.clone(), ints(&[1], &[1])]),
+            f32s(&[1], &[2.0])
+        );
         let padded = eval("CenterCropPad", |_| {}, &[x, ints(&[1], &[6])]);
         assert_eq!(padded, f32s(&[6], &[0.0, 1.0, 2.0, 3.0, 0.0, 0.0]));
     }

@@ -1,11 +1,11 @@
 //! Numbers as small integers with a scale and a zero point.
 
+use super::cast::Target;
 use crate::fault::{OpResult, bail, ensure};
 use crate::host::{self, Number, floats};
 use crate::kernel::{Inputs, Kernel, i64s, tensor};
 use crate::registry::{Entry, entry};
 use crate::spec::Spec;
-use super::cast::Target;
 use crate::window::Window;
 use crate::{Data, DataType, Tensor, shape};
 

@@ -54,7 +54,10 @@ impl Random {
 type Draw = Box<dyn Fn(&mut Random) -> f64 + Send + Sync>;
 
 fn normal(spec: &Spec<'_>) -> OpResult<Draw> {
-    let (mean, scale) = (f64::from(spec.float("mean", 0.0)?), f64::from(spec.float("scale", 1.0)?));
+    let (mean, scale) = (
+        f64::from(spec.float("mean", 0.0)?),
+        f64::from(spec.float("scale", 1.0)?),
+    );
     Ok(Box::new(move |r| mean + scale * r.normal()))
 }
 
@@ -160,7 +163,11 @@ mod tests {
         };
         let normal = eval_at(18, "RandomNormalLike", set, &[x], 1).unwrap();
         assert!((mean(&normal[0]) - 2.0).abs() < 0.05);
-        let classes = eval("Multinomial", |a| a.int("sample_size", 4), &[f32s(&[1, 3], &[-90.0, 0.0, -90.0])]);
+        let classes = eval(
+            "Multinomial",
+            |a| a.int("sample_size", 4),
+            &[f32s(&[1, 3], &[-90.0, 0.0, -90.0])],
+        );
         assert_eq!(classes.data(), &Data::I32(vec![1; 4]));
     }
 }

@@ -1,4 +1,4 @@
-//! Reading images between their pixels: `GridSample`, `AffineGrid`, `RoiAlign`, `DeformConv`.
+//! Reading images at places that are computed: `GridSample`, `AffineGrid`, `RoiAlign`, `MaxRoiPool`, `DeformConv`.
 
 mod deform;
 mod grid;
@@ -15,6 +15,7 @@ pub(crate) const TABLE: &[Entry] = &[
     entry("AffineGrid", 20, affine_grid),
     entry("DeformConv", 19, deform::build),
     entry("GridSample", 16, grid::build),
+    entry("MaxRoiPool", 1, roi::max_pool),
     entry("RoiAlign", 10, roi::build),
 ];
 

@@ -69,7 +69,11 @@ fn length(given: Option<i64>, default: usize) -> OpResult<usize> {
 fn dft(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 3)?;
     let (inverse, onesided) = (spec.flag("inverse", false)?, spec.flag("onesided", false)?);
-    let axis = if spec.opset < 20 { Some(spec.int("axis", 1)?) } else { None };
+    let axis = if spec.opset < 20 {
+        Some(spec.int("axis", 1)?)
+    } else {
+        None
+    };
     Ok(Kernel::host(move |i| {
         let x = i.get(0)?;
         let dims = x.shape();
@@ -85,7 +89,11 @@ fn dft(spec: &Spec<'_>) -> OpResult<Kernel> {
         let axis = shape::axis(axis, rank)?;
         ensure!(axis + 1 < rank, "axis {axis} holds the complex parts");
         let real = inverse && onesided;
-        let default = if real { 2 * dims[axis].saturating_sub(1) } else { dims[axis] };
+        let default = if real {
+            2 * dims[axis].saturating_sub(1)
+        } else {
+            dims[axis]
+        };
         let n = length(single(i, 1)?, default)?;
         let kept = if onesided && !inverse { n / 2 + 1 } else { n };
         let parts = if real { 1 } else { 2 };
@@ -174,7 +182,10 @@ fn mel(spec: &Spec<'_>) -> OpResult<Kernel> {
             }
         };
         let (bins, length, rate, low, high) = (number(0)?, number(1)?, number(2)?, number(3)?, number(4)?);
-        ensure!(bins >= 0.0 && length >= 0.0 && rate > 0.0, "{bins} bins of {length} at {rate} Hz");
+        ensure!(
+            bins >= 0.0 && length >= 0.0 && rate > 0.0,
+            "{bins} bins of {length} at {rate} Hz"
+        );
         let bins = bins as usize;
         let dims = vec![length as usize / 2 + 1, bins];
         let mut out = vec![0.0; shape::elements(&dims)?];

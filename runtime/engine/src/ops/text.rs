@@ -33,7 +33,9 @@ const MAX_PATTERN: usize = 1 << 24;
 fn full_match(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
     let pattern = spec.string("pattern", "")?;
-    let whole = regex::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(MAX_PATTERN).build();
+    let whole = regex::RegexBuilder::new(&format!("^(?:{pattern})$"))
+        .size_limit(MAX_PATTERN)
+        .build();
     let whole = match whole {
         Ok(whole) => whole,
         Err(e) => bail!("pattern {pattern:?}: {e}"),

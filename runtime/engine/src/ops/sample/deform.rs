@@ -96,7 +96,11 @@ fn bilinear(image: &[f64], y: f64, x: f64, h: usize, w: usize) -> f64 {
     let (fy, fx) = (y - y0, x - x0);
     let pixel = |y: f64, x: f64| {
         let inside = y >= 0.0 && x >= 0.0 && y < h as f64 && x < w as f64;
-        if inside { image[y as usize * w + x as usize] } else { 0.0 }
+        if inside {
+            image[y as usize * w + x as usize]
+        } else {
+            0.0
+        }
     };
     pixel(y0, x0) * (1.0 - fy) * (1.0 - fx)
         + pixel(y0, x0 + 1.0) * (1.0 - fy) * fx

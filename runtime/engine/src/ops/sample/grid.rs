@@ -147,7 +147,11 @@ fn reflect(x: f64, low: f64, high: f64) -> f64 {
     }
     let times = (distance / range).floor();
     let rest = distance - times * range;
-    if (times % 2.0 == 0.0) == below { low + rest } else { high - rest }
+    if (times % 2.0 == 0.0) == below {
+        low + rest
+    } else {
+        high - rest
+    }
 }
 
 /// Pixels of all dimensions together. Those outside are zero and fall away.

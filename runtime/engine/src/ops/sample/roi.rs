@@ -26,7 +26,11 @@ pub(super) fn build(spec: &Spec<'_>) -> OpResult<Kernel> {
         ensure!((0..1 << 16).contains(&v), "attribute {name:?} is {v}");
         Ok(v as usize)
     };
-    let mode = if spec.opset < 16 { "output_half_pixel" } else { "half_pixel" };
+    let mode = if spec.opset < 16 {
+        "output_half_pixel"
+    } else {
+        "half_pixel"
+    };
     let align = RoiAlign {
         max: match spec.string("mode", "avg")? {
             "avg" => false,
@@ -94,7 +98,13 @@ impl RoiAlign {
             (width, height) = (width.max(1.0), height.max(1.0));
         }
         let (bin_h, bin_w) = (height / self.height as f64, width / self.width as f64);
-        let count = |bin: f64| if self.ratio > 0 { self.ratio } else { bin.ceil().max(0.0) as usize };
+        let count = |bin: f64| {
+            if self.ratio > 0 {
+                self.ratio
+            } else {
+                bin.ceil().max(0.0) as usize
+            }
+        };
         let (rows, columns) = (count(bin_h), count(bin_w));
         ensure!(
             rows.checked_mul(columns).is_some_and(|n| n <= MAX_SAMPLES),
@@ -113,6 +123,55 @@ impl RoiAlign {
     }
 }
 
+/// `MaxRoiPool`: the largest pixel of each cell, with borders rounded to whole pixels (Fast R-CNN).
+pub(super) fn max_pool(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(2, 2)?;
+    let scale = f64::from(spec.float("spatial_scale", 1.0)?);
+    let (ph, pw) = match spec.sizes("pooled_shape", 1)?.as_deref() {
+        Some(&[h, w]) => (h, w),
+        _ => bail!("attribute \"pooled_shape\" is no pair of sizes"),
+    };
+    Ok(Kernel::host(move |i| {
+        let &[batch, channels, h, w] = i.get(0)?.shape() else {
+            bail!("input of shape {:?} instead of four dimensions", i.get(0)?.shape())
+        };
+        let (x, regions) = (doubles(i.get(0)?)?, doubles(i.get(1)?)?);
+        let count = regions.len() / 5;
+        ensure!(
+            i.get(1)?.shape() == [count, 5] && h > 0 && w > 0,
+            "regions of shape {:?} for images of {h} x {w}",
+            i.get(1)?.shape()
+        );
+        let dims = vec![count, channels, ph, pw];
+        let mut out = vec![0.0; shape::elements(&dims)?];
+        for (n, region) in regions.chunks(5).enumerate() {
+            let owner = region[0];
+            ensure!(owner >= 0.0 && owner < batch as f64, "image {owner} of {batch}");
+            let [left, top, right, bottom] = [1, 2, 3, 4].map(|k| (region[k] * scale).round());
+            let range = |first: f64, last: f64, cell: usize, cells: usize, size: usize| {
+                let step = (last - first + 1.0).max(1.0) / cells as f64;
+                let begin = (cell as f64 * step).floor() + first;
+                let end = ((cell + 1) as f64 * step).ceil() + first;
+                let within = |v: f64| v.clamp(0.0, size as f64) as usize;
+                within(begin)..within(end)
+            };
+            for c in 0..channels {
+                let image = &x[(owner as usize * channels + c) * h * w..][..h * w];
+                for cell in 0..ph * pw {
+                    let rows = range(top, bottom, cell / pw, ph, h);
+                    let columns = range(left, right, cell % pw, pw, w);
+                    let largest = rows
+                        .flat_map(|r| columns.clone().map(move |k| image[r * w + k]))
+                        .reduce(f64::max);
+                    // A cell outside of the image is empty.
+                    out[(n * channels + c) * ph * pw + cell] = largest.unwrap_or(0.0);
+                }
+            }
+        }
+        like(i, dims, out)
+    }))
+}
+
 /// The four pixels around a place; nothing is read from farther outside than one pixel.
 fn bilinear(y: f64, x: f64, h: usize, w: usize) -> [(usize, f64); 4] {
     let outside = |v: f64, n: usize| !(-1.0..=n as f64).contains(&v);
@@ -122,7 +181,11 @@ fn bilinear(y: f64, x: f64, h: usize, w: usize) -> [(usize, f64); 4] {
     let around = |v: f64, n: usize| {
         let v = v.max(0.0);
         let low = v as usize;
-        if low >= n - 1 { (n - 1, n - 1, 0.0) } else { (low, low + 1, v - low as f64) }
+        if low >= n - 1 {
+            (n - 1, n - 1, 0.0)
+        } else {
+            (low, low + 1, v - low as f64)
+        }
     };
     let ((y0, y1, fy), (x0, x1, fx)) = (around(y, h), around(x, w));
     [

@@ -69,7 +69,9 @@ fn radix_two(signal: &mut [Complex]) {
             signal.swap(k, mirrored);
         }
     }
-    let roots: Vec<_> = (0..n / 2).map(|k| Complex::at(-2.0 * PI * k as f64 / n as f64)).collect();
+    let roots: Vec<_> = (0..n / 2)
+        .map(|k| Complex::at(-2.0 * PI * k as f64 / n as f64))
+        .collect();
     let mut half = 1;
     while half < n {
         let step = n / (2 * half);
@@ -120,18 +122,27 @@ mod tests {
     #[test]
     fn every_length_gives_what_the_definition_gives() {
         for n in 1..40 {
-            let signal: Vec<_> = (0..n).map(|k| Complex::new((k as f64).sin(), (k * k % 7) as f64)).collect();
+            let signal: Vec<_> = (0..n)
+                .map(|k| Complex::new((k as f64).sin(), (k * k % 7) as f64))
+                .collect();
             let mut found = signal.clone();
             transform(&mut found, false);
             for (k, found) in found.iter().enumerate() {
                 let wanted = signal.iter().enumerate().fold(Complex::default(), |sum, (j, x)| {
                     sum.plus(x.by(Complex::at(-2.0 * PI * (j * k % n) as f64 / n as f64)))
                 });
-                assert!((found.re - wanted.re).abs() + (found.im - wanted.im).abs() < 1e-9, "{n}, {k}");
+                assert!(
+                    (found.re - wanted.re).abs() + (found.im - wanted.im).abs() < 1e-9,
+                    "{n}, {k}"
+                );
             }
             transform(&mut found, true);
             let back = found.iter().zip(&signal);
-            assert!(back.into_iter().all(|(a, b)| (a.re - b.re).abs() + (a.im - b.im).abs() < 1e-9), "{n}");
+            assert!(
+                back.into_iter()
+                    .all(|(a, b)| (a.re - b.re).abs() + (a.im - b.im).abs() < 1e-9),
+                "{n}"
+            );
         }
     }
 }
