@@ -5,7 +5,7 @@ IMAGE ?= pilotlight:0.1.0
 # Static, so that it needs no base image.
 TRIPLE = $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help up cluster test e2e-cluster image bench lint fmt doc licences tools python cluster-programs
+.PHONY: help up cluster test e2e-cluster image bench conformance fuzz lint fmt doc licences tools python cluster-programs
 
 help:        ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -36,6 +36,12 @@ image: tools ## the container image pilotlight:0.1.0, with buildah, podman or do
 bench: tools cluster-programs ## proxy against HAProxy, wakes from zero here and in a cluster, memory of an idle platform
 	cargo build --release --workspace
 	e2e/benches/run
+
+conformance: tools python ## ONNX's own cases against the engine; writes runtime/engine/CONFORMANCE.md
+	PILOTLIGHT_WRITE_CONFORMANCE=1 cargo test --quiet --package pilotlight-e2e --test conformance -- --nocapture
+
+fuzz: tools  ## changed models against the engine for 30 seconds; needs cargo-fuzz
+	runtime/engine/fuzz/run 30
 
 lint: tools  ## formatting and lints, warnings denied
 	cargo fmt --all --check

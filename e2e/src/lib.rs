@@ -10,6 +10,7 @@
 pub mod bench;
 pub mod client;
 pub mod cluster;
+pub mod conformance;
 mod load;
 mod manifest;
 pub mod metrics;
