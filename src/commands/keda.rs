@@ -46,6 +46,7 @@ pub(crate) fn proxy(config: Config) -> Result<Config, Failure> {
         })?
         .unwrap_or(config.cold_start_header),
         drain_timeout: drain.unwrap_or(config.drain_timeout),
+        alive_at_root: false,
         ..config
     })
 }

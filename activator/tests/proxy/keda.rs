@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use pilotlight_activator::{
-    BackendId, ColdStart, Endpoint, EndpointState, Predicate, Probe, Purity, Route, RouteId, RoutePolicy, Rule,
+    BackendId, ColdStart, Config, Endpoint, EndpointState, Predicate, Probe, Purity, Route, RouteId, RoutePolicy, Rule,
     WeightedBackend,
     cold_start::{StaticBody, StaticResponse, StaticRoute},
 };
@@ -43,7 +43,12 @@ fn fallback() -> BackendId {
 
 /// A stage with one route of the add-on, `shop/app`, asleep.
 async fn stage(cold_start: ColdStart, policy: RoutePolicy) -> Stage {
-    let stage = Stage::new(RoutePolicy::default()).await;
+    let config = Config {
+        alive_at_root: false,
+        ..Config::default()
+    };
+    let waker = Box::new(|_| -> futures_util::future::BoxFuture<'static, _> { Box::pin(async { Ok(()) }) });
+    let stage = Stage::with_waker(RoutePolicy::default(), config, waker).await;
     let route = Route {
         id: RouteId::new("shop/app"),
         predicate: Predicate {
