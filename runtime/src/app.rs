@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::error::{ApiError, Code, InferError};
 use crate::faces::Target;
 use crate::faces::{Budget, Coding, Face, ModelConfig, VERSION, metadata, read_body, statistics, target};
+use crate::gate::Gate;
 use crate::metrics::{Meter, Metrics, Outcome, Phase};
 use crate::models::{ModelState, Repository};
 use crate::scheduler::{Answer, Open, Request as InferRequest, Scheduler, Timings};
@@ -54,6 +55,8 @@ pub struct App {
     pub(crate) config: Config,
     /// Bodies on their way to tensors; bounded as the tensors in the queue are.
     pub(crate) receiving: Budget,
+    /// Where inference requests come in.
+    pub(crate) gate: Gate,
     stage: AtomicU8,
 }
 
@@ -71,6 +74,7 @@ impl App {
             scheduler,
             metrics,
             receiving: Budget::new(config.queue_bytes),
+            gate: Gate::new(config.container_concurrency),
             config,
             stage: AtomicU8::new(Stage::Starting as u8),
         }
@@ -298,6 +302,7 @@ impl App {
         let lease = self.repository.lease(model)?;
         let signature = lease.served.signature();
         // Refused before the body is read: a full queue is no time to take in more.
+        let _pass = self.gate.enter()?;
         self.scheduler.admit()?;
         let open = self.scheduler.open(&lease.served);
         let timeout = self.config.request_timeout;

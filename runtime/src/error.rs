@@ -36,6 +36,8 @@ pub enum Code {
     NotReady,
     /// As many requests wait as may: 503.
     QueueFull,
+    /// The process is ending and takes no more: 503.
+    Draining,
     /// The deadline passed: 504.
     RequestTimeout,
     /// The model failed on these inputs: 500.
@@ -56,6 +58,7 @@ impl Code {
             Self::ModelNotReady => "model-not-ready",
             Self::NotReady => "not-ready",
             Self::QueueFull => "queue-full",
+            Self::Draining => "draining",
             Self::RequestTimeout => "request-timeout",
             Self::ExecutionFailed => "execution-failed",
         }
@@ -70,7 +73,7 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::ModelNotReady | Self::NotReady | Self::QueueFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ModelNotReady | Self::NotReady | Self::QueueFull | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ExecutionFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -81,7 +84,7 @@ impl Code {
         match self {
             Self::QueueFull => Outcome::QueueFull,
             Self::RequestTimeout => Outcome::Timeout,
-            Self::ExecutionFailed | Self::ModelNotReady | Self::NotReady => Outcome::Error,
+            Self::ExecutionFailed | Self::ModelNotReady | Self::NotReady | Self::Draining => Outcome::Error,
             _ => Outcome::ClientError,
         }
     }

@@ -12,6 +12,7 @@ pub mod config;
 pub mod error;
 mod executor;
 mod faces;
+mod gate;
 mod grpc;
 pub mod metrics;
 pub mod models;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pilotlight_engine::Model;
 use tokio::net::TcpListener;
@@ -40,6 +41,9 @@ pub fn main(args: Args) -> ExitCode {
         }
     }
 }
+
+/// How long requests are refused with a mark before connections are closed; never longer than the drain delay.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 struct Failure {
     code: u8,
@@ -131,6 +135,9 @@ async fn run(args: &Args, config: Config) -> Result<(), Failure> {
     tracing::info!(delay_ms = config.drain_delay.as_millis(), "draining");
     app.enter(Stage::Draining);
     tokio::time::sleep(config.drain_delay).await;
+    // A router that has not noticed yet is told so with its next request, on a connection that still works.
+    app.gate.close();
+    tokio::time::sleep(config.drain_delay.min(LAST_CALL)).await;
     stop.cancel();
     server.await.map_err(bad_start)?;
     tracing::info!("ended");

@@ -24,6 +24,7 @@ use self::wire::{Messages, decode, encode, failed, reply, trailers};
 use crate::app::App;
 use crate::error::{ApiError, Code, InferError};
 use crate::faces::v2::VERSION;
+use crate::gate::Pass;
 use crate::metrics::{Meter, Outcome};
 use crate::scheduler::Request as InferRequest;
 
@@ -50,7 +51,10 @@ where
     let mut messages = Messages::new(&head.headers, body, limit, app.receiving.clone());
     let path = head.uri.path();
     if path == "/inference.GRPCInferenceService/ModelStreamInfer" {
-        return stream_infer(app, messages);
+        return match app.gate.enter() {
+            Ok(pass) => stream_infer(app, messages, pass),
+            Err(error) => failed(&error),
+        };
     }
     match unary(&app, path, &head.headers, &mut messages, arrived).await {
         Ok(message) => reply(stream::iter([Frame::data(message), Frame::trailers(trailers(Ok(())))])),
@@ -82,6 +86,7 @@ where
     }
     let call = async {
         // Refused before the message is read: a full queue is no time to take in more.
+        let _pass = app.gate.enter()?;
         app.scheduler.admit()?;
         let (message, share) = receive.await?;
         let request: ModelInferRequest = decode(message)?;
@@ -146,8 +151,8 @@ fn check_version(model: &str, version: &str) -> Result<(), ApiError> {
 }
 
 /// Requests of a stream run side by side and may share a batch. A request that fails is answered with its error and ends nothing;
-/// a message that can't be read ends the stream.
-fn stream_infer<B>(app: Arc<App>, messages: Messages<B>) -> Response<GrpcBody>
+/// a message that can't be read ends the stream. The whole stream has one `pass`.
+fn stream_infer<B>(app: Arc<App>, messages: Messages<B>, pass: Pass) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
@@ -176,10 +181,10 @@ where
         .map(Some)
         .chain(stream::iter([None]))
         .boxed();
-    reply(stream::unfold(Some(answers), |answers| async {
-        let mut answers = answers?;
+    reply(stream::unfold(Some((answers, pass)), |answers| async {
+        let (mut answers, pass) = answers?;
         match answers.next().await? {
-            Some(Ok(message)) => Some((Frame::data(message), Some(answers))),
+            Some(Ok(message)) => Some((Frame::data(message), Some((answers, pass)))),
             Some(Err(error)) => Some((Frame::trailers(trailers(Err(&error))), None)),
             None => Some((Frame::trailers(trailers(Ok(()))), None)),
         }
