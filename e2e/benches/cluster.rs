@@ -18,7 +18,7 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 8;
 const PROXY: &str = "http://127.0.0.1:8001";
 
 #[tokio::main(flavor = "current_thread")]
