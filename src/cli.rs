@@ -35,13 +35,21 @@ pub(crate) enum Command {
     /// Print what the replicas of a service log.
     Logs(logs::Args),
     /// Print the CustomResourceDefinitions for Kubernetes.
-    Crds,
+    Crds(CrdsArgs),
     /// Serve models in this process: what `up` starts for each replica.
     Runtime(Box<pilotlight_runtime::Args>),
     /// Run the proxy alone, in a Kubernetes cluster or beside one.
     Activator(Box<activator::Args>),
     /// Run the controller of a Kubernetes cluster.
     Controller(Box<controller::Args>),
+}
+
+/// Which definitions are printed.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct CrdsArgs {
+    /// Those of KEDA and its HTTP add-on, for a cluster that has neither, instead of our own.
+    #[arg(long)]
+    pub(crate) keda: bool,
 }
 
 #[cfg(test)]
@@ -93,8 +101,11 @@ mod tests {
             "pilotlight predict iris --data {} --protocol v2 --url http://127.0.0.1:8080",
             "pilotlight logs iris --follow --tail 10",
             "pilotlight crds",
+            "pilotlight crds --keda",
             "pilotlight runtime --model iris=iris.onnx --http-address 127.0.0.1:8081",
             "pilotlight activator --http-address 0.0.0.0:8080 --watch-namespace a,b --domain models.lan",
+            "pilotlight controller --keda",
+            "pilotlight activator --keda",
             "pilotlight controller --beside-kserve --image pilotlight:1",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));

@@ -49,6 +49,9 @@ pub struct Config {
     pub refusal_pause_max: Duration,
     /// Whether forwarded answers carry `X-KEDA-HTTP-Cold-Start: true|false`. Default true.
     pub cold_start_header: bool,
+    /// Whether `GET /` without a route is answered 200, as KServe's servers do. Default true; where applications of all kinds are
+    /// routed, a host that none has is a 404 whatever the path.
+    pub alive_at_root: bool,
     /// Events kept for a slow receiver; older ones are lost to it. Default 1,024.
     pub event_buffer: usize,
 }
@@ -74,6 +77,7 @@ impl Default for Config {
             refusal_pause: Duration::from_millis(10),
             refusal_pause_max: Duration::from_secs(1),
             cold_start_header: true,
+            alive_at_root: true,
             event_buffer: 1_024,
         }
     }

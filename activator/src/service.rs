@@ -37,7 +37,7 @@ pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
                 Fixed::Answer(answer) => {
                     replay::discard(body).await;
                     count_only(&client, &entry, &parts, answer.status(), arrived);
-                    return answer;
+                    return *answer;
                 }
                 fixed => fixed,
             };
@@ -68,7 +68,7 @@ enum Fixed {
     /// Nothing.
     No,
     /// This is the answer.
-    Answer(Response<ProxyBody>),
+    Answer(Box<Response<ProxyBody>>),
     /// The backend answers, and the request isn't counted.
     Uncounted,
 }
@@ -87,7 +87,7 @@ fn fixed(entry: &RouteEntry, parts: &http::request::Parts) -> Fixed {
     match cold_start.static_route(query(parts, host.as_deref())) {
         None => Fixed::No,
         Some(route) if route.when_unavailable && ready() => Fixed::Uncounted,
-        Some(route) => Fixed::Answer(route.response.answer(parts.uri.path())),
+        Some(route) => Fixed::Answer(Box::new(route.response.answer(parts.uri.path()))),
     }
 }
 
@@ -130,7 +130,8 @@ fn resolve(inner: &Inner, parts: &http::request::Parts) -> Result<Target, Miss> 
         }
         Err(miss) => {
             let call = inference::classify(&parts.method, path);
-            if miss.code == Code::UnknownRoute && call.is_answered_here() {
+            let alive = path != "/" || inner.shared.config.alive_at_root;
+            if miss.code == Code::UnknownRoute && call.is_answered_here() && alive {
                 return Ok(Target::Here { call, scope: None });
             }
             Err(miss)

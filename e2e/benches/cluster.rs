@@ -18,7 +18,7 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 5;
 const PROXY: &str = "http://127.0.0.1:8001";
 
 #[tokio::main(flavor = "current_thread")]
@@ -162,6 +162,7 @@ struct Api {
 
 impl Api {
     fn new(namespace: &str) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .no_proxy()
             .build()

@@ -12,6 +12,8 @@ pub struct Manifest {
     /// Fields of `spec.predictor`, each a line of YAML.
     predictor: Vec<String>,
     storage: String,
+    /// The value of `resources` of the model.
+    resources: Option<String>,
 }
 
 impl Manifest {
@@ -23,6 +25,7 @@ impl Manifest {
             annotations: BTreeMap::new(),
             predictor: Vec::new(),
             storage: model.as_ref().display().to_string(),
+            resources: None,
         };
         manifest.annotation("autoscaling.knative.dev/window", "6s").min(0)
     }
@@ -57,6 +60,12 @@ impl Manifest {
     /// Sets `containerConcurrency`.
     pub fn concurrency(self, requests: u32) -> Self {
         self.field("containerConcurrency", &requests.to_string())
+    }
+
+    /// Sets what the model's pods request, in Kubernetes' quantities.
+    pub fn requests(mut self, cpu: &str, memory: &str) -> Self {
+        self.resources = Some(format!("{{ requests: {{ cpu: {cpu}, memory: {memory} }} }}"));
+        self
     }
 
     /// Sets `timeout`, in seconds.
@@ -103,6 +112,9 @@ impl Manifest {
             "    model:\n      modelFormat:\n        name: onnx\n      storageUri: {}\n",
             self.storage
         );
+        if let Some(resources) = &self.resources {
+            let _ = writeln!(text, "      resources: {resources}");
+        }
         text
     }
 }

@@ -20,6 +20,7 @@ use crate::control::Control;
 use crate::error::{ApiError, Code, InferError};
 use crate::faces::{Budget, Coding, Face, Management, ModelConfig, Of, Share, Target};
 use crate::faces::{index, metadata, read_body, statistics, target};
+use crate::gate::Gate;
 use crate::metrics::{Meter, Metrics, Outcome};
 use crate::models::{Listed, ModelState, Repository};
 use crate::scheduler::{Answer, Open, Request as InferRequest, Scheduler, Timings};
@@ -57,6 +58,8 @@ pub struct App {
     pub(crate) control: Control,
     /// Bodies on their way to tensors; bounded as the tensors in the queue are.
     pub(crate) receiving: Budget,
+    /// Where inference requests come in.
+    pub(crate) gate: Gate,
     stage: AtomicU8,
     /// Changes with the stage.
     stages: watch::Sender<()>,
@@ -85,6 +88,7 @@ impl App {
             metrics,
             receiving: Budget::new(config.queue_bytes),
             control: Control::new(&config),
+            gate: Gate::new(config.container_concurrency),
             config,
             stage: AtomicU8::new(Stage::Starting as u8),
             stages: watch::Sender::new(()),
@@ -369,6 +373,7 @@ impl App {
         B::Error: std::fmt::Display,
     {
         // Refused before the body is read: a full queue is no time to take in more.
+        let _pass = self.gate.enter()?;
         self.scheduler.admit(Some(served))?;
         let open = self.scheduler.open(served);
         let deadline = arrived + self.config.request_timeout;

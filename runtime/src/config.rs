@@ -119,6 +119,10 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", env = "PILOTLIGHT_CACHE_SIZE", default_value = "50Gi", value_parser = pilotlight_storage::bytes_of)]
     pub cache_size: u64,
 
+    /// Inference requests that are answered at once; one more is answered 503 queue-full. 0 is unlimited.
+    #[arg(long, value_name = "N", env = "CONTAINER_CONCURRENCY", default_value_t = 0, value_parser = bounded(0, 1_000_000))]
+    pub container_concurrency: usize,
+
     /// Load this model (a path or URI), run it once, print one JSON line and exit: 0 where it is fine, else 1.
     #[arg(long, value_name = "PATH", conflicts_with = "models")]
     pub check: Option<PathBuf>,
@@ -187,6 +191,8 @@ pub enum DeviceArg {
 /// The checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Inference requests that are answered at once; 0 is unlimited.
+    pub container_concurrency: usize,
     /// Most rows in a batch.
     pub max_batch_size: usize,
     /// How old the oldest request of a batch may get.
@@ -291,6 +297,7 @@ impl Args {
             }
         }
         Ok(Config {
+            container_concurrency: self.container_concurrency,
             max_batch_size: self.max_batch_size,
             max_latency: Duration::from_millis(self.max_latency_ms),
             priority_levels: self.priority_levels,

@@ -38,6 +38,8 @@ pub enum Code {
     QueueFull,
     /// What waits before it leaves no time to answer it by its deadline: 503.
     DeadlineUnreachable,
+    /// The process is ending and takes no more: 503.
+    Draining,
     /// The deadline passed: 504.
     RequestTimeout,
     /// The model failed on these inputs: 500.
@@ -59,6 +61,7 @@ impl Code {
             Self::NotReady => "not-ready",
             Self::QueueFull => "queue-full",
             Self::DeadlineUnreachable => "deadline-unreachable",
+            Self::Draining => "draining",
             Self::RequestTimeout => "request-timeout",
             Self::ExecutionFailed => "execution-failed",
         }
@@ -73,7 +76,7 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::ModelNotReady | Self::NotReady | Self::QueueFull | Self::DeadlineUnreachable => {
+            Self::ModelNotReady | Self::NotReady | Self::QueueFull | Self::DeadlineUnreachable | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -87,7 +90,7 @@ impl Code {
             Self::QueueFull => Outcome::QueueFull,
             Self::DeadlineUnreachable => Outcome::Deadline,
             Self::RequestTimeout => Outcome::Timeout,
-            Self::ExecutionFailed | Self::ModelNotReady | Self::NotReady => Outcome::Error,
+            Self::ExecutionFailed | Self::ModelNotReady | Self::NotReady | Self::Draining => Outcome::Error,
             _ => Outcome::ClientError,
         }
     }

@@ -16,6 +16,7 @@ pub mod error;
 mod executor;
 mod faces;
 mod fetch;
+mod gate;
 mod grpc;
 pub mod metrics;
 pub mod model;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -121,6 +122,9 @@ impl Server {
     }
 }
 
+/// How long requests are refused with a mark before connections are closed; never longer than the drain delay.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 struct Failure {
     code: u8,
     reason: String,
@@ -221,6 +225,9 @@ async fn run(args: &Args, models: Vec<(String, Origin)>, config: Config) -> Resu
     tracing::info!(delay_ms = config.drain_delay.as_millis(), "draining");
     app.enter(Stage::Draining);
     tokio::time::sleep(config.drain_delay).await;
+    // A router that has not noticed yet is told so with its next request, on a connection that still works.
+    app.gate.close();
+    tokio::time::sleep(config.drain_delay.min(LAST_CALL)).await;
     stop.cancel();
     while let Some(server) = servers.join_next().await {
         server.map_err(bad_start)?;

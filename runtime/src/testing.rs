@@ -313,6 +313,7 @@ pub(crate) async fn call(app: &App, method: &str, path: &str, body: &str) -> See
 
 pub(crate) fn config() -> Config {
     Config {
+        container_concurrency: 0,
         max_batch_size: 32,
         max_latency: Duration::ZERO,
         priority_levels: 1,

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,6 +20,7 @@ fn program() -> Command {
     for variable in [
         "MAX_BATCH_SIZE",
         "MAX_WAIT_MS",
+        "CONTAINER_CONCURRENCY",
         "LISTEN_FDS",
         "LISTEN_PID",
         "LISTEN_FDS_FIRST_FD",
@@ -180,6 +181,28 @@ fn sigterm_ends_it_with_0() {
     let (code, log) = iris.ended();
     assert_eq!(code, Some(0), "{log}");
     assert!(off, "readiness goes off first");
+}
+
+#[test]
+fn after_the_drain_delay_requests_are_refused_with_a_mark_before_connections_are() {
+    let mut iris = Running::iris(&["--drain-delay-ms", "500"], None);
+    iris.signal(Signal::TERM);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let answer = iris.send(
+            "POST /v1/models/iris:predict HTTP/1.1",
+            r#"{"instances":[[6.8,2.8,4.8,1.4]]}"#,
+        );
+        if answer.starts_with("HTTP/1.1 503") {
+            assert!(answer.contains("x-pilotlight-reason: draining"), "{answer}");
+            break;
+        }
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(Instant::now() < deadline, "never refused");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (code, log) = iris.ended();
+    assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]

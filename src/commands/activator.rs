@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, signal::unix};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, end};
+use super::{Failure, end, keda};
 use crate::{output, up};
 
 /// Variables give the defaults of their flags; a flag wins over its variable. The API server is found by the pod's service
@@ -93,6 +93,10 @@ pub(crate) struct Args {
     )]
     drain_timeout_ms: u64,
 
+    /// Serve the KEDA HTTP add-on's objects too, and heed its variables (KEDA_HTTP_...).
+    #[arg(long, env = "PILOTLIGHT_KEDA")]
+    keda: bool,
+
     /// What is logged to standard error: a level, or directives such as `info,pilotlight_activator=debug`.
     #[arg(long, value_name = "FILTER", env = "PILOTLIGHT_LOG", default_value = "info")]
     log_level: String,
@@ -122,7 +126,15 @@ pub(crate) fn run(args: Args) -> ExitCode {
     end(served)
 }
 
-async fn serve(args: Args) -> Result<(), Failure> {
+async fn serve(mut args: Args) -> Result<(), Failure> {
+    let (proxy, routes) = if args.keda {
+        if let Some(delay) = keda::shutdown_delay()? {
+            args.drain_delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        }
+        (keda::proxy(proxy_config(&args))?, Some(keda::routes()?))
+    } else {
+        (proxy_config(&args), None)
+    };
     up::raise_descriptor_limit();
     let signalled = signals()?;
     let http = listen(args.http_address, "--http-address").await?;
@@ -130,13 +142,18 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let client = Client::try_default()
         .await
         .map_err(|error| Failure::Message(format!("no way to the Kubernetes API server: {error}")))?;
-    let cluster = Cluster::new(client, cluster_config(&args), proxy_config(&args));
+    let cluster = Cluster::new(client, cluster_config(&args), proxy);
     let activator = cluster.activator().clone();
     tracing::info!(http = %args.http_address, admin = %args.admin_address, "serving");
 
     let ended = CancellationToken::new();
     let api = axum::serve(admin, cluster.admin_router()).with_graceful_shutdown(ended.clone().cancelled_owned());
     let api = tokio::spawn(api.into_future());
+    if let Some(routes) = routes {
+        // Announced before anything goes live: the activator is not ready without these routes.
+        let following = pilotlight_activator::kubernetes::keda::run(cluster.context(), routes, ended.clone());
+        tokio::spawn(following);
+    }
     let watches = tokio::spawn({
         let ended = ended.clone();
         async move { cluster.run(ended).await }

@@ -3,12 +3,15 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use kube::Client;
-use pilotlight_controller::kubernetes::{ClusterConfig, ClusterController};
+use pilotlight_controller::{
+    keda::cluster::Keda,
+    kubernetes::{ClusterConfig, ClusterController},
+};
 use tokio::signal::unix;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, end};
+use super::{Failure, end, keda};
 use crate::output;
 
 /// Variables give the defaults of their flags; a flag wins over its variable. The API server is found by the pod's service
@@ -102,6 +105,10 @@ pub(crate) struct Args {
     )]
     unknown_limit_ms: u64,
 
+    /// Serve the external scaler of KEDA's HTTP add-on, look after its objects, and heed its variables (KEDA_HTTP_...).
+    #[arg(long, env = "PILOTLIGHT_KEDA")]
+    keda: bool,
+
     /// What is logged to standard error: a level, or directives such as `info,pilotlight_controller=debug`.
     #[arg(long, value_name = "FILTER", env = "PILOTLIGHT_LOG", default_value = "info")]
     log_level: String,
@@ -136,12 +143,26 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let client = Client::try_default()
         .await
         .map_err(|error| Failure::Message(format!("no way to the Kubernetes API server: {error}")))?;
-    let controller =
-        ClusterController::new(client, config(args)).map_err(|error| Failure::Message(error.to_string()))?;
-    controller
-        .run(shutdown, std::future::ready(()))
-        .await
-        .map_err(|error| Failure::Message(error.to_string()))
+    let message = |error: &dyn std::fmt::Display| Failure::Message(error.to_string());
+    let keda = args.keda.then(|| keda::cluster(&args.namespace)).transpose()?;
+    let controller = ClusterController::new(client.clone(), config(args)).map_err(|error| message(&error))?;
+    let Some(keda) = keda else {
+        let ran = controller.run(shutdown, std::future::ready(())).await;
+        return ran.map_err(|error| message(&error));
+    };
+    let keda = Keda::new(client, keda, controller.registry()).map_err(|error| message(&error))?;
+    let (serving, leading, end) = (keda.clone(), keda, shutdown.clone());
+    // The lease is given back after the last answer: only what goes wrong ends it early.
+    let failed = async {
+        match serving.serve(end).await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
+        }
+    };
+    tokio::select! {
+        ran = controller.run(shutdown, leading.lead()) => ran.map_err(|error| message(&error)),
+        error = failed => Err(Failure::Message(format!("the external scaler failed: {error}"))),
+    }
 }
 
 fn config(args: Args) -> ClusterConfig {

@@ -6,6 +6,7 @@ pub(crate) mod controller;
 pub(crate) mod delete;
 pub(crate) mod files;
 pub(crate) mod get;
+pub(crate) mod keda;
 pub(crate) mod logs;
 pub(crate) mod predict;
 pub(crate) mod settle;
@@ -13,7 +14,7 @@ pub(crate) mod settle;
 use std::{future::Future, process::ExitCode};
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, CrdsArgs},
     client::Error,
     output::{self, Palette},
     up,
@@ -30,10 +31,19 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Delete(args) => client(delete::run(args)),
         Command::Predict(args) => client(predict::run(args)),
         Command::Logs(args) => client(logs::run(args)),
-        Command::Crds => end(output::print(pilotlight_manifests::crds()).map_err(Failure::from)),
+        Command::Crds(args) => end(output::print(crds(args)).map_err(Failure::from)),
         Command::Activator(args) => activator::run(*args),
         Command::Controller(args) => controller::run(*args),
     }
+}
+
+fn crds(args: CrdsArgs) -> String {
+    if !args.keda {
+        return pilotlight_manifests::crds();
+    }
+    let definitions = pilotlight_manifests::keda::definitions();
+    let documents: Vec<String> = definitions.iter().map(|definition| definition.yaml()).collect();
+    documents.join("---\n")
 }
 
 /// How a subcommand fails.

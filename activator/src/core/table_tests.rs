@@ -252,3 +252,64 @@ proptest! {
         }
     }
 }
+
+/// A route by rules alone.
+fn by_rules(id: &str, hosts: &[&str]) -> Route {
+    let rule = crate::Rule {
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        ..crate::Rule::default()
+    };
+    route(
+        id,
+        Predicate {
+            rules: Some(vec![rule]),
+            ..Predicate::default()
+        },
+    )
+}
+
+#[test]
+fn rules_come_after_a_known_host_before_prefix_and_name_and_without_host_last() {
+    let table = Table::compile(&[
+        service("a", "iris"),
+        by_rules("app", &["app.com", "*.a.example.com"]),
+        by_rules("rest", &[]),
+    ])
+    .unwrap();
+    for (host, path, expected) in [
+        ("iris.a.example.com", "/predict", 0),
+        ("other.a.example.com", "/predict", 1),
+        ("app.com", "/serving/a/iris/predict", 1),
+        ("app.com", "/v1/models/iris:predict", 1),
+        ("localhost", "/serving/a/iris/predict", 0),
+        ("localhost", "/v1/models/iris:predict", 0),
+        ("localhost", "/v1/models/cats:predict", 2),
+        ("localhost", "/anything", 2),
+    ] {
+        assert_eq!(
+            find(&table, host, path).map(|found| found.route),
+            Ok(expected),
+            "{host} {path}"
+        );
+    }
+}
+
+#[test]
+fn a_rule_without_host_does_not_hide_what_is_ambiguous_or_disagrees() {
+    let table = Table::compile(&[service("a", "iris"), service("b", "iris"), by_rules("rest", &[])]).unwrap();
+    assert_eq!(
+        code(find(&table, "localhost", "/v1/models/iris:predict")),
+        Code::AmbiguousRoute
+    );
+    let disagrees = find(&table, "iris.a.example.com", "/serving/b/iris");
+    assert_eq!(code(disagrees), Code::RouteDisagreement);
+}
+
+#[test]
+fn equal_rules_of_two_routes_are_no_collision_and_an_empty_list_takes_nothing() {
+    let mut none = by_rules("none", &[]);
+    none.predicate.rules = Some(Vec::new());
+    let table = Table::compile(&[none, by_rules("first", &["app.com"]), by_rules("second", &["app.com"])]).unwrap();
+    assert_eq!(find(&table, "app.com", "/").map(|found| found.route), Ok(1));
+    assert_eq!(code(find(&table, "localhost", "/")), Code::UnknownRoute);
+}

@@ -444,7 +444,7 @@ impl Index {
         };
         let lasted = now.saturating_duration_since(since);
         if lasted < self.grace {
-            return Outlook::Unsure(self.grace - lasted);
+            return Outlook::Unsure(self.grace.saturating_sub(lasted));
         }
         Outlook::Failing(wake_error(&who, failure))
     }
@@ -463,6 +463,10 @@ fn endpoint(pod: &Pod, ready: impl Fn(&EndpointId) -> bool) -> Option<Endpoint> 
         return None;
     }
     let id = view.endpoint();
+    // As an endpoint that starts it would count as one that will serve, and requests would wait for it without end.
+    if view.failure.is_some() && !view.ready && !view.terminating && !ready(&id) {
+        return None;
+    }
     let state = if view.terminating {
         EndpointState::Draining
     } else if view.probe != Probe::Declared {

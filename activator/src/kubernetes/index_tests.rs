@@ -110,7 +110,7 @@ impl Stage {
 }
 
 fn image_error() -> Value {
-    json!({ "status": { "phase": "Pending", "containerStatuses": [{
+    json!({ "status": { "phase": "Pending", "podIP": "10.0.0.7", "containerStatuses": [{
         "name": "kserve-container", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
         "state": { "waiting": { "reason": "ImagePullBackOff", "message": "not found" } },
     }] } })
@@ -266,6 +266,10 @@ fn a_failure_is_told_once_it_has_lasted_and_only_while_no_pod_is_better() {
     };
     assert_eq!(error.reason, WakeReason::LoadFailed);
     assert!(error.message.starts_with("pod p: ImagePullFailed: "), "{error}");
+    assert!(
+        stage.endpoints(&[]).is_empty(),
+        "nobody waits for it: a request asks for a wake and gets the reason"
+    );
     stage.pod("q", json!({}));
     assert_eq!(stage.outlook(), Outlook::Hopeful, "another one is starting");
     let gone = json!({ "metadata": { "deletionTimestamp": "2026-11-23T16:00:00Z" } });

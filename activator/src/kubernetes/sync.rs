@@ -9,6 +9,7 @@ use std::{
 use futures_util::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::ApiResource;
+use pilotlight_manifests::kubernetes::Workload;
 use tokio::{
     sync::broadcast::{self, error::RecvError},
     time::Instant,
@@ -140,7 +141,10 @@ impl Sync {
         let mut touched = Touched::default();
         match event {
             Ok(Happened::EndpointReady { backend, .. } | Happened::EndpointFailed { backend, .. }) => {
-                touched.backends.insert(backend);
+                // Other sources have backends of their own, whose endpoints and targets are theirs.
+                if Workload::from_backend(backend.as_str()).is_some() {
+                    touched.backends.insert(backend);
+                }
             }
             Ok(Happened::WakeFinished { .. }) => {}
             Err(RecvError::Lagged(_)) => {

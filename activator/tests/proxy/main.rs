@@ -4,6 +4,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod grpc;
+mod keda;
 mod lifecycle;
 mod replay;
 mod routing;

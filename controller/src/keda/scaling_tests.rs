@@ -254,7 +254,7 @@ proptest! {
             if let Step::Scale(to, _) = scaling.look(now, current, &look) {
                 if to == 0 {
                     prop_assert!(!active && !fails);
-                    prop_assert!(last_active.is_none_or(|last| now - last >= seconds(cooldown)));
+                    prop_assert!(last_active.is_none_or(|last| now.saturating_sub(last) >= seconds(cooldown)));
                 }
                 prop_assert!(to <= 100);
                 scaling.scaled(now, current, to);

@@ -10,7 +10,7 @@ const PRECISION: f64 = 1_000.0;
 /// A ring of buckets. Time is the time since an epoch of the caller's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Window {
-    window: Duration,
+    length: Duration,
     granularity: Duration,
     buckets: Vec<f64>,
     /// Numbers of the buckets of the first write and of the last.
@@ -30,7 +30,7 @@ impl Window {
             .div_ceil(granularity.as_nanos())
             .clamp(1, Self::MOST_BUCKETS);
         Self {
-            window,
+            length: window,
             granularity,
             buckets: vec![0.0; buckets as usize],
             written: None,
@@ -39,13 +39,13 @@ impl Window {
 
     /// Whether it is the window of these settings.
     pub fn is_of(&self, window: Duration, granularity: Duration) -> bool {
-        self.window == window && self.granularity == granularity.max(Duration::from_secs(1))
+        self.length == window && self.granularity == granularity.max(Duration::from_secs(1))
     }
 
     /// Adds arrivals at `now`. Ones from before the window are dropped.
     pub fn record(&mut self, now: Duration, arrivals: u64) {
         let index = self.index(now);
-        let length = self.length();
+        let length = self.count();
         let (first, last) = match self.written {
             Some((_, last)) if index.saturating_sub(last) >= length => {
                 self.buckets.fill(0.0);
@@ -67,7 +67,7 @@ impl Window {
 
     /// Arrivals per bucket over the window that ends at `now`; over the time since the first write where that is less.
     pub fn average(&self, now: Duration) -> f64 {
-        let (Some((first, last)), length) = (self.written, self.length()) else {
+        let (Some((first, last)), length) = (self.written, self.count()) else {
             return 0.0;
         };
         let now = self.index(now).max(last);
@@ -83,12 +83,12 @@ impl Window {
         (at.as_nanos() / self.granularity.as_nanos()) as u64
     }
 
-    fn length(&self) -> u64 {
+    fn count(&self) -> u64 {
         self.buckets.len() as u64
     }
 
     fn bucket(&mut self, index: u64) -> &mut f64 {
-        let at = (index % self.length()) as usize;
+        let at = (index % self.count()) as usize;
         &mut self.buckets[at]
     }
 }

@@ -75,6 +75,8 @@ pub(crate) struct Context {
     failures: Mutex<HashMap<Key, u32>>,
     /// Pods that were deleted out of a crash loop lately, by service.
     pub(crate) replaced: Mutex<HashMap<Key, Instant>>,
+    /// Canaries that go, and since when nobody is routed to them.
+    pub(crate) hidden: Mutex<HashMap<Key, Instant>>,
     /// Whether each watch has seen everything once.
     pub(crate) synced: watch::Sender<u32>,
 }
@@ -123,6 +125,7 @@ impl Context {
             leading: AtomicBool::new(false),
             failures: Mutex::default(),
             replaced: Mutex::default(),
+            hidden: Mutex::default(),
             synced: watch::Sender::new(0),
         };
         (Arc::new(context), requests)
@@ -181,6 +184,7 @@ impl Context {
         let key = (namespace.clone(), name.clone());
         self.failures.lock().remove(&key);
         self.replaced.lock().remove(&key);
+        self.hidden.lock().remove(&key);
         let mut managed = self.managed.lock();
         for workload in [Workload::stable(namespace, name), Workload::canary(namespace, name)] {
             managed.remove(&workload);

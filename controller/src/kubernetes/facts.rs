@@ -8,8 +8,8 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, discovery::v1::Endpo
 use pilotlight_manifests::{
     failure::{PodFailure, deployment_failure, pod_failure},
     kubernetes::{
-        ANNOTATION_WOKEN_AT, COMPONENT_PREDICTOR, LABEL_BACKEND, LABEL_COMPONENT, LABEL_INFERENCE_SERVICE,
-        LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY, Workload,
+        ANNOTATION_TRAFFIC_PERCENT, ANNOTATION_WOKEN_AT, COMPONENT_PREDICTOR, LABEL_BACKEND, LABEL_COMPONENT,
+        LABEL_INFERENCE_SERVICE, LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY, Workload,
     },
 };
 
@@ -31,6 +31,8 @@ pub(crate) struct DeploymentFacts {
     /// Whether its replicas belong to the autoscaler's field manager.
     pub(crate) handed_over: bool,
     pub(crate) woken_at: Option<String>,
+    /// A canary's share of the requests.
+    pub(crate) percent: Option<u8>,
     /// Whether we made it.
     pub(crate) ours: bool,
     /// Whether all its pods are of the newest template and ready.
@@ -243,6 +245,7 @@ fn deployment_facts(deployment: &Deployment) -> DeploymentFacts {
         applied: annotation(ANNOTATION_APPLIED),
         handed_over: annotation(ANNOTATION_SCALED_BY).is_some(),
         woken_at: annotation(ANNOTATION_WOKEN_AT),
+        percent: annotation(ANNOTATION_TRAFFIC_PERCENT).and_then(|percent| percent.parse().ok()),
         ours: metadata
             .labels
             .as_ref()
@@ -358,7 +361,8 @@ pub(crate) mod tests {
     #[test]
     fn deployments_are_found_by_our_label_and_by_kserve_s() {
         let mut world = World::default();
-        let service = Some(("shop".to_owned(), "iris".to_owned()));
+        let iris_service = ("shop".to_owned(), "iris".to_owned());
+        let service = Some(iris_service.clone());
         assert_eq!(world.put_deployment(&deployment("iris-predictor", ours())), service);
         assert!(world.deployment(&iris()).unwrap().ours);
         let theirs = json!({ LABEL_INFERENCE_SERVICE: "iris", LABEL_COMPONENT: "predictor" });
@@ -368,7 +372,7 @@ pub(crate) mod tests {
         );
         assert!(!world.deployment(&iris()).unwrap().ours);
         assert_eq!(world.put_deployment(&deployment("iris-predictor-worker", theirs)), None);
-        assert_eq!(world.retain_deployments(&HashSet::new()), [service.unwrap()]);
+        assert_eq!(world.retain_deployments(&HashSet::new()), [iris_service]);
         assert!(world.deployment(&iris()).is_none());
     }
 

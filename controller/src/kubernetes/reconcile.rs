@@ -14,7 +14,7 @@ use kube::{
 };
 use pilotlight_manifests::{
     AutoscalerClass, Service,
-    kubernetes::{AUTOSCALER_MANAGER, CONTROLLER_MANAGER, Workload},
+    kubernetes::{ANNOTATION_TRAFFIC_PERCENT, AUTOSCALER_MANAGER, CONTROLLER_MANAGER, Workload},
     parse_object,
     v1alpha1::ServingRuntime,
 };
@@ -35,6 +35,10 @@ use super::{
 
 /// A pod is taken out of a crash loop at most this often for one service.
 const REPLACE_PAUSE: Duration = Duration::from_secs(30);
+/// What the API server says, with a 500, of a field of a wrong type or name in what is applied.
+const TYPED_PATCH: &str = "failed to create typed patch object";
+/// A canary that goes gets no request any more for so long before its pods end, so that no activator routes to what is gone.
+const HIDE: Duration = Duration::from_secs(3);
 /// Digits of the digest of what was applied.
 const APPLIED_DIGITS: usize = 24;
 
@@ -102,10 +106,13 @@ async fn timed(object: Arc<DynamicObject>, context: Arc<Context>) -> Result<Acti
     let start = Instant::now();
     let outcome = reconcile(&object, &context).await;
     context.metrics.reconcile_seconds.observe(start.elapsed().as_secs_f64());
-    let result = outcome.as_ref().copied().unwrap_or("error");
+    let result = outcome.as_ref().map_or("error", |done| done.result);
     context.metrics.reconciles.with_label_values(&[result]).inc();
-    outcome?;
+    let done = outcome?;
     context.succeeded(&key_of(&object));
+    if let Some(again) = done.again {
+        return Ok(Action::requeue(again));
+    }
     // Spread over the interval, so that what began together does not come back together.
     let spread = context.config.resync.mul_f64(0.75 + 0.5 * fraction(&key_of(&object)));
     Ok(Action::requeue(spread))
@@ -120,6 +127,20 @@ fn fraction((namespace, name): &Key) -> f64 {
     f64::from(sum % 1000) / 1000.0
 }
 
+/// How a reconciliation ended.
+#[derive(Clone, Copy, Debug)]
+struct Done {
+    result: &'static str,
+    /// Whether there is more to do, and when.
+    again: Option<Duration>,
+}
+
+impl From<&'static str> for Done {
+    fn from(result: &'static str) -> Self {
+        Self { result, again: None }
+    }
+}
+
 /// What a service is to become.
 struct Goal {
     service: Arc<Service>,
@@ -130,12 +151,12 @@ struct Goal {
     end_canary: bool,
 }
 
-async fn reconcile(object: &DynamicObject, context: &Context) -> Result<&'static str, ReconcileError> {
+async fn reconcile(object: &DynamicObject, context: &Context) -> Result<Done, ReconcileError> {
     let key = key_of(object);
     if object.metadata.deletion_timestamp.is_some() {
         // Its objects follow by their owner references, and drain as pods do.
         context.forget(&key);
-        return Ok("deleted");
+        return Ok("deleted".into());
     }
     let stable = Workload::stable(&key.0, &key.1);
     let adopted = context.config.beside_kserve || {
@@ -149,27 +170,27 @@ async fn reconcile(object: &DynamicObject, context: &Context) -> Result<&'static
             write_slices(context, object).await?;
             report(context, object, None, Some(invalid)).await?;
         }
-        return Ok("invalid");
+        return Ok("invalid".into());
     };
     if adopted {
         adopt(context, &service);
-        return Ok("adopted");
+        return Ok("adopted".into());
     }
     let goal = match goal(context, object, &service) {
         Ok(goal) => goal,
         Err(invalid) => {
             // What runs goes on as it is, and is scaled as before.
             report(context, object, Some((&service, None)), Some(invalid)).await?;
-            return Ok("invalid");
+            return Ok("invalid".into());
         }
     };
     manage(context, &goal);
     let outcome = match apply(context, object, &goal).await {
-        Ok(changed) => Ok(if changed { "applied" } else { "unchanged" }),
+        Ok(done) => Ok(done),
         Err(error) => match refused(&error) {
             Some(invalid) => {
                 report(context, object, Some((&service, Some(&goal.runtime))), Some(invalid)).await?;
-                return Ok("invalid");
+                return Ok("invalid".into());
             }
             None => Err(error),
         },
@@ -184,10 +205,12 @@ async fn reconcile(object: &DynamicObject, context: &Context) -> Result<&'static
 fn refused(error: &ReconcileError) -> Option<Invalid> {
     let ReconcileError::Api { source, .. } = error;
     match &**source {
-        kube::Error::Api(status) if matches!(status.code, 400 | 422) => Some(Invalid {
-            reason: reason::INVALID_SPEC,
-            message: status.message.clone(),
-        }),
+        kube::Error::Api(status) if matches!(status.code, 400 | 422) || status.message.contains(TYPED_PATCH) => {
+            Some(Invalid {
+                reason: reason::INVALID_SPEC,
+                message: status.message.clone(),
+            })
+        }
         _ => None,
     }
 }
@@ -301,8 +324,8 @@ fn adopt(context: &Context, service: &Arc<Service>) {
         .insert(Workload::stable(&service.namespace, &service.name), managed);
 }
 
-/// Applies what isn't there as it should be; answers whether anything was written.
-async fn apply(context: &Context, object: &DynamicObject, goal: &Goal) -> Result<bool, ReconcileError> {
+/// Applies what isn't there as it should be.
+async fn apply(context: &Context, object: &DynamicObject, goal: &Goal) -> Result<Done, ReconcileError> {
     let owner = owner(object);
     let key = key_of(object);
     let around = surroundings(&goal.service, &owner);
@@ -337,19 +360,50 @@ async fn apply(context: &Context, object: &DynamicObject, goal: &Goal) -> Result
         context.missing.lock().remove(&key);
         changed = true;
     }
-    if goal.end_canary {
-        let absent = Absent {
-            api_version: "apps/v1",
-            kind: "Deployment",
-            name: Workload::canary(&owner.namespace, &owner.name).deployment(),
+    let again = if goal.end_canary {
+        end_canary(context, &owner, &key).await?
+    } else {
+        context.hidden.lock().remove(&key);
+        None
+    };
+    let result = if changed { "applied" } else { "unchanged" };
+    Ok(Done { result, again })
+}
+
+/// Ends a canary in two steps: first nobody is routed to it, then its pods drain and go. Answers when to look again.
+async fn end_canary(context: &Context, owner: &Owner, key: &Key) -> Result<Option<Duration>, ReconcileError> {
+    let canary = Workload::canary(&owner.namespace, &owner.name);
+    let shown = context
+        .world
+        .lock()
+        .deployment(&canary)
+        .is_some_and(|facts| facts.percent != Some(0));
+    if shown {
+        let api = context.api(&owner.namespace, &super::context::resource("apps/v1", "Deployment"));
+        let body = json!({ "metadata": { "annotations": { ANNOTATION_TRAFFIC_PERCENT: "0" } } });
+        let parameters = PatchParams {
+            field_manager: Some(CONTROLLER_MANAGER.to_owned()),
+            ..PatchParams::default()
         };
-        context
-            .remove(&owner.namespace, &absent)
-            .await
-            .map_err(api_error("ending the canary"))?;
-        changed = true;
+        context.pace.take().await;
+        let outcome = api.patch(&canary.deployment(), &parameters, &Patch::Merge(body)).await;
+        outcome.map_err(api_error("routing nobody to the canary"))?;
     }
-    Ok(changed)
+    let now = Instant::now();
+    let since = *context.hidden.lock().entry(key.clone()).or_insert(now);
+    if now < since + HIDE {
+        return Ok(Some(since + HIDE - now));
+    }
+    let absent = Absent {
+        api_version: "apps/v1",
+        kind: "Deployment",
+        name: canary.deployment(),
+    };
+    context
+        .remove(&owner.namespace, &absent)
+        .await
+        .map_err(api_error("ending the canary"))?;
+    Ok(None)
 }
 
 /// Applies a Deployment so that its replicas never belong to our field manager: a new one is made by the autoscaler's, ours

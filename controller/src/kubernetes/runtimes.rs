@@ -182,7 +182,7 @@ mod tests {
         let onnx = json!({ "modelFormat": { "name": "onnx" }, "storageUri": "pvc://m/x" });
         let triton = runtime("triton", json!([{ "name": "onnx", "autoSelect": true }]));
         let ours = service(json!({ "model": onnx }));
-        assert_eq!(select(&ours, &[], &[triton.clone()]), Ok(Runtime::Own));
+        assert_eq!(select(&ours, &[], std::slice::from_ref(&triton)), Ok(Runtime::Own));
         let mut named = onnx.clone();
         named["runtime"] = "triton".into();
         assert_eq!(
@@ -214,7 +214,7 @@ mod tests {
         let named = sklearn(json!({ "runtime": "gone" }));
         assert_eq!(name(select(&named, &[], &[])), reason::UNKNOWN);
         let by_hand = runtime("gone", json!([{ "name": "sklearn", "version": "1" }]));
-        assert_eq!(name(select(&named, &[by_hand.clone()], &[])), "gone");
+        assert_eq!(name(select(&named, std::slice::from_ref(&by_hand), &[])), "gone");
         assert_eq!(name(select(&sklearn(json!({})), &[by_hand], &[])), reason::UNSUPPORTED);
     }
 }

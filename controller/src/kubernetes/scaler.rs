@@ -90,6 +90,8 @@ impl Scaler {
         }
         self.replicas = replicas;
         let load = reading.map_or(Load::Unknown, |reading| Load::Outstanding(reading.outstanding()));
+        // Where the steps between are another's, the bound on how far one goes down at once would never let zero be reached.
+        let ready = if reach == Reach::ToZero { ready.min(1) } else { ready };
         let decision = self.autoscaler.decide(now, ready, load);
         let step = self.towards(decision.desired, now, load);
         (within(step, reach), decision)
@@ -199,6 +201,18 @@ mod tests {
         let mut scaler = Scaler::new(policy(), at(0), 2);
         scaler.set_policy(&stopped);
         assert_eq!(scaler.step(at(2), 2, 2, None, Reach::All).0, Step::Down(0));
+    }
+
+    #[test]
+    fn beside_another_autoscaler_an_idle_workload_goes_to_zero_from_any_number() {
+        let mut scaler = Scaler::new(policy(), at(0), 4);
+        let mut steps = Vec::new();
+        for second in (2..=200).step_by(2) {
+            scaler.record(at(second), load(0));
+            steps.push(scaler.step(at(second), 4, 4, load(0), Reach::ToZero).0);
+        }
+        assert_eq!(steps[0], Step::Keep);
+        assert_eq!(steps.last(), Some(&Step::Down(0)));
     }
 
     #[test]

@@ -440,8 +440,9 @@ pub(crate) fn transitions(former: &Value, status: &Value) -> Vec<Transition> {
         let (was, is) = (text(before, "status"), text(after, "status"));
         let why = (text(after, "reason"), text(after, "message"));
         let changed = was != is || (is == "False" && why != (text(before, "reason"), text(before, "message")));
-        // Nothing to tell of what begins without being either.
-        if !changed || is.is_empty() || is == "Unknown" {
+        // Nothing to tell of what begins without being either, and a part that is well shows in the whole.
+        let part = matches!(kind, condition::PREDICTOR_READY | condition::INGRESS_READY);
+        if !changed || is.is_empty() || is == "Unknown" || (part && is == "True") {
             continue;
         }
         let note = match (is, why.1) {

@@ -139,7 +139,9 @@ pub(crate) async fn services(context: Arc<Context>, writer: Writer<DynamicObject
                     .into_iter()
                     .filter(|key| !kept.contains(key))
                     .collect();
-                gone.iter().for_each(|key| context.forget(key));
+                for key in &gone {
+                    context.forget(key);
+                }
                 watch.taken_in();
             }
         }

@@ -62,6 +62,9 @@ spec:
 "#
             ))
             .await;
+        // A pod whose claim is not bound yet is only looked at again after some seconds.
+        let bound = format!("--namespace {name} wait pvc/models --for=jsonpath={{.status.phase}}=Bound --timeout=60s");
+        cluster.kubectl().must(&bound).await;
         Self {
             cluster,
             name,
@@ -74,9 +77,10 @@ spec:
         &self.name
     }
 
-    /// A service of the model file `model`, as [`Manifest::new`] makes it, in this namespace.
+    /// A service of the model file `model`, as [`Manifest::new`] makes it, in this namespace, so modest that twenty fit on a node.
     pub fn service(&self, name: &str, model: &str) -> Manifest {
-        Manifest::new(name, format!("pvc://models/{model}")).namespace(&self.name)
+        let manifest = Manifest::new(name, format!("pvc://models/{model}"));
+        manifest.namespace(&self.name).requests("10m", "32Mi")
     }
 
     /// Applies services and waits until each is Ready.

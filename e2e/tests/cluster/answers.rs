@@ -86,14 +86,14 @@ async fn a_pod_asks_a_sleeping_model_by_its_name_in_the_cluster() {
         .apply(&format!(
             r#"apiVersion: v1
 kind: Pod
-metadata: {{name: client, namespace: {}}}
+metadata: {{name: client, namespace: {0}}}
 spec:
   restartPolicy: Never
   securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
   containers:
     - name: client
       image: {image}
-      args: [predict, iris, --url, "{address}", --data, '{{"instances": [[6.8, 2.8, 4.8, 1.4]]}}']
+      args: [predict, iris, --namespace, {0}, --url, "{address}", --data, '{{"instances": [[6.8, 2.8, 4.8, 1.4]]}}']
       securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
 "#,
             home.name()
@@ -123,7 +123,7 @@ async fn kubectl_shows_what_kserve_shows() {
         "AGE",
     ];
     assert_eq!(lines[0], head, "{table}");
-    let url = format!("http://iris.{}.example.com", home.name());
+    let url = format!("http://iris-{}.example.com", home.name());
     assert_eq!(lines[1][..3], ["iris", &*url, "True"], "{table}");
 
     let deployment = home.kubectl("get deployment iris-predictor -o json").await;

@@ -207,10 +207,11 @@ async fn a_scale_down_ends_no_busy_pod() {
     let (crowd, few) = (ask.clone(), ask);
     let load = Load::start(1, Duration::from_millis(100), move |_, _| few.clone());
     let burst = Load::start(6, Duration::ZERO, move |_, _| crowd.clone());
-    until("the burst has brought pods", LIMIT, async || {
-        home.pods("iris").await.len() > 1
+    until("the burst has brought pods that serve", LIMIT, async || {
+        home.pods("iris").await.iter().filter(|pod| pod.ready).count() > 1
     })
     .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     burst.stop().await.assert_none_lost(50);
     until("one pod is left", LIMIT, async || home.pods("iris").await.len() == 1).await;
     load.stop().await.assert_none_lost(20);

@@ -41,7 +41,6 @@ fn up(folder: &Path) -> Child {
         .arg(folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
         .spawn()
         .unwrap()
 }

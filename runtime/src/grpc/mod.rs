@@ -32,6 +32,7 @@ use self::wire::{Messages, decode, encode, failed, reply, trailers};
 use crate::app::App;
 use crate::error::{ApiError, InferError};
 use crate::faces::raw;
+use crate::gate::Pass;
 use crate::metrics::{Meter, Outcome};
 use crate::scheduler::Request as InferRequest;
 use crate::served::Served;
@@ -92,7 +93,10 @@ where
     let mut messages = Messages::new(&head.headers, body, limit, app.receiving.clone());
     let path = head.uri.path();
     if path == "/inference.GRPCInferenceService/ModelStreamInfer" {
-        return stream_infer(app, messages);
+        return match app.gate.enter() {
+            Ok(pass) => stream_infer(app, messages, pass),
+            Err(error) => failed(&error),
+        };
     }
     if path == "/grpc.health.v1.Health/Watch" {
         return health::watch(app, messages)
@@ -127,8 +131,11 @@ where
     if path != "/inference.GRPCInferenceService/ModelInfer" {
         return lookup::answer(app, path, receive.await?.0).await;
     }
+    // Until the answer is made.
+    let mut pass = None;
     let call = async {
         // Refused before the message is read: a full queue is no time to take in more.
+        let _ = pass.insert(app.gate.enter()?);
         app.scheduler.admit(None)?;
         let (message, share) = receive.await?;
         Ok((decode::<ModelInferRequest>(message)?, share))
@@ -199,8 +206,8 @@ fn version(text: &str) -> Option<&str> {
 }
 
 /// Requests of a stream run side by side and may share a batch. A request that fails is answered with its error and ends nothing;
-/// a message that can't be read ends the stream.
-fn stream_infer<B>(app: Arc<App>, messages: Messages<B>) -> Response<GrpcBody>
+/// a message that can't be read ends the stream. The whole stream has one `pass`.
+fn stream_infer<B>(app: Arc<App>, messages: Messages<B>, pass: Pass) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
@@ -229,10 +236,10 @@ where
         .map(Some)
         .chain(stream::iter([None]))
         .boxed();
-    reply(stream::unfold(Some(answers), |answers| async {
-        let mut answers = answers?;
+    reply(stream::unfold(Some((answers, pass)), |answers| async {
+        let (mut answers, pass) = answers?;
         match answers.next().await? {
-            Some(Ok(message)) => Some((Frame::data(message), Some(answers))),
+            Some(Ok(message)) => Some((Frame::data(message), Some((answers, pass)))),
             Some(Err(error)) => Some((Frame::trailers(trailers(Err(&error))), None)),
             None => Some((Frame::trailers(trailers(Ok(()))), None)),
         }

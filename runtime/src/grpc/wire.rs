@@ -189,7 +189,7 @@ pub(crate) fn status(code: Code) -> u16 {
         Code::BodyTooLarge => 8,
         Code::Unsupported | Code::UnknownPath | Code::MethodNotAllowed | Code::UnsupportedMedia => 12,
         Code::ExecutionFailed => 13,
-        Code::ModelNotReady | Code::NotReady | Code::QueueFull | Code::DeadlineUnreachable => 14,
+        Code::ModelNotReady | Code::NotReady | Code::QueueFull | Code::DeadlineUnreachable | Code::Draining => 14,
     }
 }
 

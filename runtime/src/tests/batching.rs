@@ -246,6 +246,29 @@ async fn a_full_queue_is_a_marked_503() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn more_requests_at_once_than_the_container_concurrency_are_a_marked_503() {
+    let (bench, device) = bench(
+        Config {
+            container_concurrency: 2,
+            ..config()
+        },
+        Mock::echo(DataType::F32, 1),
+    )
+    .await;
+    let mut tasks = Vec::new();
+    for _ in 0..2 {
+        tasks.push(bench.start("/v1/models/m:predict", ONE).await);
+    }
+    let seen = bench.post("/v1/models/m:predict", ONE).await;
+    assert_eq!((seen.status, seen.code()), (503, "queue-full"));
+    device.finish();
+    device.finish();
+    for task in tasks {
+        assert_eq!(task.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded_in_bytes_too() {
     let (bench, device) = bench(
         Config {

@@ -119,8 +119,13 @@ impl KedaConfig {
 
 /// Follows the add-on's objects until `stop`. Kinds that are not installed are as if there were no object of them, and are
 /// looked for again.
-pub async fn run(context: Context, config: KedaConfig, stop: CancellationToken) {
+pub fn run(context: Context, config: KedaConfig, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+    // At once: the activator is not ready without these routes.
     context.routes.announce(SOURCE);
+    follow(context, config, stop)
+}
+
+async fn follow(context: Context, config: KedaConfig, stop: CancellationToken) {
     let changes = changes(&context.client, &config);
     let mut changes = Box::pin(changes.ready_chunks(256).take_until(stop.cancelled_owned()));
     let mut state = State::new(config);

@@ -43,8 +43,9 @@ pub(crate) enum Event<K> {
     Absent,
 }
 
-/// Who tells it.
+/// Who tells it. One at a time is on its way, so its size does not matter.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Change {
     Route(Event<DynamicObject>),
     HttpScaledObject(Event<DynamicObject>),

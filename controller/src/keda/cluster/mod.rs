@@ -231,9 +231,14 @@ impl Keda {
         .ready_chunks(256);
         let mut listed = [false; 3];
         loop {
+            let mut found = Vec::new();
             let chunk = tokio::select! {
                 chunk = changes.next() => chunk,
-                changed = operator.changed() => changed.is_ok().then(Vec::new),
+                changed = operator.changed() => changed.is_ok().then(|| {
+                    // It is given what there is already.
+                    found = https.keys();
+                    Vec::new()
+                }),
             };
             let Some(chunk) = chunk else { return };
             for change in chunk {
@@ -248,15 +253,25 @@ impl Keda {
                     Owned::Http(change) => {
                         let taken = https.take(change);
                         listed[1] |= taken.is_list;
-                        let runs = *operator.borrow();
-                        for key in taken.keys {
-                            status::of_http_scaled_object(&self.client, &https, &key).await;
-                            if runs == Some(true) {
-                                objects::hand_to_keda(&self.client, &https, &key, &self.config.scaler_address).await;
+                        for key in &taken.keys {
+                            status::of_http_scaled_object(&self.client, &https, key).await;
+                        }
+                        found.extend(taken.keys);
+                    }
+                    Owned::Scaled(change) => {
+                        let taken = scaled.take(change);
+                        listed[2] |= taken.is_list;
+                        if *operator.borrow() == Some(false) {
+                            for key in taken.keys {
+                                status::of_scaled_object(&self.client, &scaled, &key).await;
                             }
                         }
                     }
-                    Owned::Scaled(change) => listed[2] |= scaled.take(change).is_list,
+                }
+            }
+            if *operator.borrow() == Some(true) {
+                for key in found {
+                    objects::hand_to_keda(&self.client, &https, &key, &self.config.scaler_address).await;
                 }
             }
             if listed == [true; 3] {
@@ -276,19 +291,13 @@ impl Keda {
     fn staff(&self, workers: &mut HashMap<Subject, Worker>, wanted: HashMap<Subject, objects::Scalable>) {
         workers.retain(|subject, _| wanted.contains_key(subject));
         for (subject, scalable) in wanted {
-            match workers.get(&subject) {
-                Some(worker) => worker.set(scalable),
-                None => {
-                    let worker = Worker::start(
-                        self.client.clone(),
-                        self.http.clone(),
-                        Arc::clone(&self.scaler),
-                        subject.clone(),
-                        scalable,
-                    );
-                    workers.insert(subject, worker);
-                }
+            if let Some(worker) = workers.get(&subject) {
+                worker.set(scalable);
+                continue;
             }
+            let (client, http) = (self.client.clone(), self.http.clone());
+            let worker = Worker::start(client, http, Arc::clone(&self.scaler), subject.clone(), scalable);
+            workers.insert(subject, worker);
         }
     }
 }

@@ -75,6 +75,11 @@ impl<S: Spec> Known<S> {
         }
     }
 
+    /// `namespace/name` of all.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.seen.keys().cloned().collect()
+    }
+
     pub(crate) fn get(&self, key: &str) -> Option<&Seen<S>> {
         self.seen.get(key)
     }

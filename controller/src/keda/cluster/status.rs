@@ -6,7 +6,7 @@ use kube::{
     api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
 use pilotlight_manifests::{
-    keda::{HttpScaledObjectSpec, InterceptorRouteSpec, Meta, Problem},
+    keda::{HttpScaledObjectSpec, InterceptorRouteSpec, Meta, Problem, ScaledObjectSpec},
     kubernetes::CONTROLLER_MANAGER,
 };
 use serde_json::{Map, Value, json};
@@ -46,6 +46,18 @@ pub(crate) async fn of_http_scaled_object(client: &Client, https: &Known<HttpSca
     }
     let condition = reconciled(seen, "ScaledObject created and configured");
     write(client, &resource_of::<HttpScaledObjectSpec>(), seen, more, &condition).await;
+}
+
+/// Says what is wrong with a ScaledObject that can't be scaled by; of a good one its worker tells.
+pub(crate) async fn of_scaled_object(client: &Client, scaled: &Known<ScaledObjectSpec>, key: &str) {
+    let Some(seen) = scaled.get(key).filter(|seen| seen.object.is_err()) else {
+        return;
+    };
+    let condition = Condition {
+        reason: "ScaledObjectCheckFailed",
+        ..reconciled(seen, "")
+    };
+    write(client, &resource_of::<ScaledObjectSpec>(), seen, Map::new(), &condition).await;
 }
 
 fn reconciled<S>(seen: &Seen<S>, message: &str) -> Condition {

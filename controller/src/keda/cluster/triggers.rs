@@ -49,7 +49,7 @@ enum How {
     /// Another external scaler.
     External(Client, ScaledObjectRef),
     Prometheus(Query),
-    Cron(Schedule),
+    Cron(Box<Schedule>),
 }
 
 struct Asked {
@@ -87,7 +87,7 @@ impl Triggers {
         let wrong = |error| Unsupported::Metadata { index, error };
         let metadata = &trigger.metadata;
         let how = match trigger.kind.as_str() {
-            "cron" => How::Cron(Schedule::new(metadata).map_err(wrong)?),
+            "cron" => How::Cron(Box::new(Schedule::new(metadata).map_err(wrong)?)),
             "prometheus" => How::Prometheus(Query::new(metadata).map_err(wrong)?),
             "external" | "external-push" => {
                 let metadata: HashMap<String, String> = metadata.clone().into_iter().collect();
@@ -98,7 +98,7 @@ impl Triggers {
                         metadata,
                     })
                 } else {
-                    let (client, reference) = self.external(namespace, name, metadata).map_err(wrong)?;
+                    let (client, reference) = external(namespace, name, metadata).map_err(wrong)?;
                     if trigger.kind == "external-push" {
                         self.push.push((client.clone(), reference.clone()));
                     }
@@ -117,27 +117,6 @@ impl Triggers {
             kind: trigger.metric_type,
         });
         Ok(())
-    }
-
-    fn external(
-        &self,
-        namespace: &str,
-        name: &str,
-        metadata: HashMap<String, String>,
-    ) -> Result<(Client, ScaledObjectRef), MetadataError> {
-        let wrong = |message: String| MetadataError::new("scalerAddress", message);
-        let address = metadata.get("scalerAddress").filter(|address| !address.is_empty());
-        let address = address.ok_or_else(|| wrong("is missing".to_owned()))?;
-        if metadata.get("enableTLS").is_some_and(|value| value == "true") {
-            return Err(MetadataError::new("enableTLS", "is not supported without KEDA"));
-        }
-        let client = Client::new(address).map_err(|error| wrong(format!("`{address}` is no address: {error}")))?;
-        let reference = ScaledObjectRef {
-            name: name.to_owned(),
-            namespace: namespace.to_owned(),
-            scaler_metadata: metadata,
-        };
-        Ok((client, reference))
     }
 
     /// Scalers whose streams are to be followed.
@@ -177,6 +156,26 @@ impl Triggers {
         }
         look
     }
+}
+
+fn external(
+    namespace: &str,
+    name: &str,
+    metadata: HashMap<String, String>,
+) -> Result<(Client, ScaledObjectRef), MetadataError> {
+    let wrong = |message: String| MetadataError::new("scalerAddress", message);
+    let address = metadata.get("scalerAddress").filter(|address| !address.is_empty());
+    let address = address.ok_or_else(|| wrong("is missing".to_owned()))?;
+    if metadata.get("enableTLS").is_some_and(|value| value == "true") {
+        return Err(MetadataError::new("enableTLS", "is not supported without KEDA"));
+    }
+    let client = Client::new(address).map_err(|error| wrong(format!("`{address}` is no address: {error}")))?;
+    let reference = ScaledObjectRef {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        scaler_metadata: metadata,
+    };
+    Ok((client, reference))
 }
 
 /// One of this platform: what it names is known here, wherever the address leads.

@@ -498,7 +498,7 @@ mod tests {
     #[test]
     fn times_of_the_status_survive_a_restart() {
         let clock = Clock::new();
-        let before = clock.now() - Duration::from_secs(90);
+        let before = clock.now().saturating_sub(Duration::from_secs(90));
         let text = clock.show(before);
         let read = clock.read(&text).unwrap();
         // The text has whole seconds.

@@ -72,6 +72,13 @@ fn own(service: &Service, settings: &Settings) -> Result<Value, NoRuntime> {
             container.as_object_mut().map(|object| object.remove(key));
         }
     }
+    if let Some(limit) = service.container_concurrency {
+        // Variables that a runtime does not know do no harm, unlike flags.
+        merge(
+            &mut container,
+            &json!({ "env": [{ "name": "CONTAINER_CONCURRENCY", "value": limit.to_string() }] }),
+        );
+    }
     merge(&mut container, &given.clone().into());
     mount_model(&mut container, &service.storage);
     Ok(container)
@@ -134,9 +141,6 @@ fn arguments(service: &Service, settings: &Settings) -> Result<Vec<String>, NoRu
     option("--request-timeout-ms", None, service.timeout.as_millis().to_string());
     option("--drain-delay-ms", None, settings.drain_delay.as_millis().to_string());
     option("--drain-timeout-ms", None, service.timeout.as_millis().to_string());
-    if let Some(limit) = service.container_concurrency {
-        option("--container-concurrency", None, limit.to_string());
-    }
     arguments.extend(service.args.iter().cloned());
     Ok(arguments)
 }
@@ -177,7 +181,9 @@ fn serving(service: &Service, containers: &[Value]) -> Result<Vec<Value>, NoRunt
     }
     mount_model(main, &service.storage);
     all.swap(0, at);
-    all.iter_mut().for_each(|container| name_service(container, service));
+    for container in &mut all {
+        name_service(container, service);
+    }
     ensure_probe(&mut all[0]);
     Ok(all)
 }
@@ -193,7 +199,9 @@ fn custom(service: &Service, given: &[Value]) -> Vec<Value> {
         ensure_probe(main);
     }
     all.swap(0, at);
-    all.iter_mut().for_each(|container| name_service(container, service));
+    for container in &mut all {
+        name_service(container, service);
+    }
     all
 }
 

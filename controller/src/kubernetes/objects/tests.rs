@@ -70,7 +70,8 @@ fn the_model_of_a_claim_is_mounted_read_only_and_named_on_the_command_line() {
         line.contains("--request-timeout-ms 30000 --drain-delay-ms 3000"),
         "{line}"
     );
-    assert!(line.ends_with("--container-concurrency 2"), "{line}");
+    let limit = json!({ "name": "CONTAINER_CONCURRENCY", "value": "2" });
+    assert_eq!(container(&plan)["env"], json!([limit]));
     assert_eq!(spec["terminationGracePeriodSeconds"], 38);
 }
 

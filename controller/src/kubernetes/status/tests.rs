@@ -141,10 +141,7 @@ fn an_invalid_spec_is_a_condition_and_one_event() {
 #[test]
 fn sleeping_and_waking_are_told() {
     let asleep = status(&observed(seen(0, 0)), &Value::Null, NOW);
-    assert_eq!(
-        reasons(&Value::Null, &asleep),
-        ["PredictorReady", "IngressReady", "Ready", "ModelStandby"]
-    );
+    assert_eq!(reasons(&Value::Null, &asleep), ["Ready", "ModelStandby"]);
     let waking = status(&observed(seen(1, 0)), &asleep, LATER);
     assert_eq!(reasons(&asleep, &waking), [""; 0]);
     let awake = status(&observed(seen(1, 1)), &waking, LATER);
