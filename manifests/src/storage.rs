@@ -101,7 +101,11 @@ fn remote(uri: &str, scheme: &str, rest: &str) -> Result<(), String> {
     if path.split('/').any(|part| part == "..") {
         return Err("a path of remote storage has no `..`".to_owned());
     }
-    if scheme.starts_with("http") && path.trim_end_matches('/').ends_with(".git") {
+    let extension = path
+        .trim_end_matches('/')
+        .rsplit_once('.')
+        .map(|(_, extension)| extension);
+    if scheme.starts_with("http") && extension == Some("git") {
         return Err("Git repositories are not supported yet: give the address of a file".to_owned());
     }
     Ok(())
