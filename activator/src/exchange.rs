@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use pilotlight_telemetry::ServerSpan;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
     random,
     replay::{self, Head, Received, RequestBody},
     server::Client,
-    upgrade,
+    trace, upgrade,
 };
 
 /// The counts of a request: from its arrival until its answer is sent or its client gone.
@@ -37,6 +38,8 @@ pub(crate) struct InFlight {
     status: Option<StatusCode>,
     /// The backend's counts, which end with this.
     arrival: Option<Arrival>,
+    /// Where traces are exported.
+    span: Option<ServerSpan>,
 }
 
 impl Drop for InFlight {
@@ -88,6 +91,7 @@ impl Exchange {
                 at,
                 status: None,
                 arrival: None,
+                span: None,
             },
             entry,
             arrival,
@@ -112,6 +116,7 @@ impl Exchange {
         strip: usize,
     ) -> Response<ProxyBody> {
         self.in_flight.method = parts.method.clone();
+        self.in_flight.span = trace::begin(&self.entry.route.id, &parts, self.in_flight.at);
         let client = Arc::clone(&self.in_flight.client);
         let config = &client.inner.shared.config;
         let result = match self.forward(parts, body, strip).await {
@@ -131,6 +136,9 @@ impl Exchange {
             }
             Err(failure) => {
                 client.inner.shared.metrics.dropped(failure.code);
+                if let Some(span) = &self.in_flight.span {
+                    span.fail(failure.code.as_str());
+                }
                 if self.grpc {
                     grpc::status::failed(&failure)
                 } else {
@@ -140,6 +148,9 @@ impl Exchange {
         };
         let mut in_flight = self.in_flight;
         in_flight.status = Some(result.status());
+        if let Some(span) = &in_flight.span {
+            trace::answered(span, result.status(), self.arrival.cold);
+        }
         in_flight.arrival = Some(self.arrival);
         match self.tunnel {
             Some(tunnel) => {
@@ -190,9 +201,7 @@ impl Exchange {
                         return Ok(refusal);
                     }
                 }
-                Attempt::ClientBroke => {
-                    return Err(Failure::new(Code::BadRequest, "the request's body broke off"));
-                }
+                Attempt::ClientBroke(failure) => return Err(failure),
                 Attempt::Broken(broken) => {
                     if let Some(unsent) = broken.unsent {
                         head.put_back(&mut body, *unsent);
@@ -207,10 +216,15 @@ impl Exchange {
     }
 
     async fn acquire(&mut self) -> Result<Permit, Failure> {
-        let mut permit = self
+        let began = Instant::now();
+        let acquired = self
             .arrival
             .acquire(&self.entry.route.id, &self.entry.route.policy)
-            .await?;
+            .await;
+        if let Some(span) = &self.in_flight.span {
+            trace::waited(span, began, self.arrival.cold);
+        }
+        let mut permit = acquired?;
         self.woken = permit.woken.take().or(self.woken);
         Ok(permit)
     }
@@ -250,6 +264,9 @@ impl Exchange {
         )
         .await;
         self.spent += began.elapsed();
+        if let Some(span) = &self.in_flight.span {
+            trace::forwarded(span, began, self.failed);
+        }
         attempt.map_err(|_| {
             Failure::new(
                 Code::ResponseTimeout,
@@ -260,9 +277,11 @@ impl Exchange {
 
     fn finish_wake(&mut self, first_byte: Instant) {
         if let Some(woken) = self.woken.take() {
-            self.arrival
-                .backend()
-                .wake_finished(woken.phases(self.arrival.at, first_byte));
+            let phases = woken.phases(self.arrival.at, first_byte);
+            if let Some(span) = &self.in_flight.span {
+                trace::woke(span, self.arrival.at, &phases);
+            }
+            self.arrival.backend().wake_finished(phases);
         }
     }
 
@@ -284,8 +303,12 @@ impl Exchange {
         if self.grpc {
             parts.headers.insert(header::TE, headers::TRAILERS);
         }
-        headers::add_forwarded(&mut parts.headers, &self.in_flight.client.address, host.as_ref());
-        headers::add_trace_context(&mut parts.headers, random::next);
+        let client = &self.in_flight.client;
+        headers::add_forwarded(&mut parts.headers, &client.address, client.scheme(), host.as_ref());
+        match &self.in_flight.span {
+            Some(span) => span.inject(&mut parts.headers),
+            None => headers::add_trace_context(&mut parts.headers, random::next),
+        }
         // HTTP/2 has it in the URI, HTTP/1.1 as a header: the endpoint always finds the header.
         if let Some(host) = host {
             parts.headers.insert(header::HOST, host);

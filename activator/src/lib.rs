@@ -30,9 +30,11 @@ mod probe;
 mod random;
 mod replay;
 pub mod route;
+pub mod secure;
 mod server;
 mod service;
 pub mod snapshot;
+mod trace;
 mod upgrade;
 pub mod wake;
 

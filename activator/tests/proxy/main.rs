@@ -7,6 +7,7 @@ mod grpc;
 mod lifecycle;
 mod replay;
 mod routing;
+mod secure;
 mod streaming;
 mod support;
 mod waiting;
