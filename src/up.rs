@@ -12,7 +12,7 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
-use crate::output;
+use crate::{data_plane, output};
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
@@ -45,6 +45,21 @@ pub(crate) struct Args {
     /// Replicas of all services at once, ending ones included.
     #[arg(long, value_name = "N", env = "PILOTLIGHT_MAX_PROCESSES", default_value_t = 256)]
     pub(crate) max_processes: usize,
+    /// Where models from remote storage are kept; may be shared. Default: pilotlight in the user's folder of caches.
+    #[arg(long, value_name = "DIR", env = "PILOTLIGHT_CACHE_DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Bytes that this cache may hold (Ki, Mi, Gi and Ti are understood); what was not used for longest makes room.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "PILOTLIGHT_CACHE_SIZE",
+        default_value = "50Gi",
+        value_parser = pilotlight_storage::bytes_of
+    )]
+    pub(crate) cache_size: u64,
+    /// TLS, tokens and bounds.
+    #[command(flatten)]
+    pub(crate) data_plane: data_plane::Args,
     /// What is logged to standard error: a level, or directives such as `info,pilotlight_activator=debug`.
     #[arg(long, value_name = "FILTER", env = "PILOTLIGHT_LOG", default_value = "warn")]
     pub(crate) log_level: String,

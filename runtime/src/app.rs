@@ -302,6 +302,7 @@ impl App {
     /// Counts an answered request; `input` and `output` are what it took to read it and to write its answer.
     pub(crate) fn answered(served: &Served, arrived: Instant, mut timings: Timings, input: Duration, output: Duration) {
         let total = arrived.elapsed();
+        crate::trace::ran(&timings, output);
         served.metrics.answered(total, &timings, input, output);
         timings.input += input;
         timings.output += output;

@@ -30,6 +30,7 @@ mod stats;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod warmup;
 
 pub use app::{App, REQUEST_ID_HEADER, Reply, STARTUP_HEADER, Stage};
