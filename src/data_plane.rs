@@ -10,7 +10,7 @@ use pilotlight_activator::{
 /// TLS, tokens and bounds.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Data plane")]
-pub(crate) struct Args {
+pub(crate) struct DataPlane {
     /// PEM file with a certificate chain: requests are then taken over TLS only. Several times for several host names; the
     /// first is shown where no other fits. Changed files are read again.
     #[arg(
@@ -102,7 +102,7 @@ pub(crate) enum Error {
     },
 }
 
-impl Args {
+impl DataPlane {
     /// The scheme that clients use.
     pub(crate) fn scheme(&self) -> &'static str {
         if self.tls_cert.is_empty() { "http" } else { "https" }

@@ -12,7 +12,7 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
-use crate::{data_plane, output};
+use crate::{data_plane::DataPlane, output};
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
@@ -57,12 +57,12 @@ pub(crate) struct Args {
         value_parser = pilotlight_storage::bytes_of
     )]
     pub(crate) cache_size: u64,
-    /// TLS, tokens and bounds.
-    #[command(flatten)]
-    pub(crate) data_plane: data_plane::Args,
     /// What is logged to standard error: a level, or directives such as `info,pilotlight_activator=debug`.
     #[arg(long, value_name = "FILTER", env = "PILOTLIGHT_LOG", default_value = "warn")]
     pub(crate) log_level: String,
+    /// TLS, tokens and bounds.
+    #[command(flatten)]
+    pub(crate) data_plane: DataPlane,
 }
 
 /// Serves until it is told to end.
