@@ -4,6 +4,7 @@ mod api;
 mod cli;
 mod client;
 mod commands;
+mod data_plane;
 mod output;
 mod table;
 mod up;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    // The clients of HTTPS take the process's cryptography, and there is none unless it is chosen. An error means that it was.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    // Every HTTP client of the process asks for it.
+    pilotlight_storage::install_tls_provider();
     commands::run(cli::Cli::parse())
 }

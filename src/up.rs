@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 pub(crate) use self::serve::raise_descriptor_limit;
 use crate::output;
+use crate::{data_plane::DataPlane, output};
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
@@ -46,9 +47,24 @@ pub(crate) struct Args {
     /// Replicas of all services at once, ending ones included.
     #[arg(long, value_name = "N", env = "PILOTLIGHT_MAX_PROCESSES", default_value_t = 256)]
     pub(crate) max_processes: usize,
+    /// Where models from remote storage are kept; may be shared. Default: pilotlight in the user's folder of caches.
+    #[arg(long, value_name = "DIR", env = "PILOTLIGHT_CACHE_DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Bytes that this cache may hold (Ki, Mi, Gi and Ti are understood); what was not used for longest makes room.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "PILOTLIGHT_CACHE_SIZE",
+        default_value = "50Gi",
+        value_parser = pilotlight_storage::bytes_of
+    )]
+    pub(crate) cache_size: u64,
     /// What is logged to standard error: a level, or directives such as `info,pilotlight_activator=debug`.
     #[arg(long, value_name = "FILTER", env = "PILOTLIGHT_LOG", default_value = "warn")]
     pub(crate) log_level: String,
+    /// TLS, tokens and bounds.
+    #[command(flatten)]
+    pub(crate) data_plane: DataPlane,
 }
 
 /// Serves until it is told to end.

@@ -5,23 +5,20 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::{
     error::{Code, Failure},
     exchange::InFlight,
     grpc::status,
     pool::Wire,
+    secure::incoming::{BodyFault, ClientBody},
 };
 
 /// A body that is at hand as a whole. Cheap to clone.
@@ -170,25 +167,25 @@ pub(crate) enum Outgoing {
         /// What was read already.
         prefix: VecDeque<Bytes>,
         /// What is still on the wire.
-        rest: Incoming,
+        rest: ClientBody,
         /// Told when the client's side fails.
         broke: Broke,
     },
 }
 
-/// Whether a client broke off its body, seen from where that makes the endpoint's answer fail.
+/// Why a client's body failed, if it did, seen from where that makes the endpoint's answer fail.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Broke(Arc<AtomicBool>);
+pub(crate) struct Broke(Arc<OnceLock<Failure>>);
 
 impl Broke {
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.0.get().cloned()
     }
 }
 
 impl Outgoing {
     /// A body from the client's connection, after what was read of it already.
-    pub(crate) fn stream(prefix: VecDeque<Bytes>, rest: Incoming) -> Self {
+    pub(crate) fn stream(prefix: VecDeque<Bytes>, rest: ClientBody) -> Self {
         Self::Stream {
             prefix,
             rest,
@@ -212,9 +209,9 @@ impl Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyFault;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         match self.get_mut() {
             Self::Kept(replay) => Poll::Ready(replay.next_frame().map(Ok)),
             Self::Stream { prefix, rest, broke } => {
@@ -222,8 +219,9 @@ impl Body for Outgoing {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 let frame = ready!(Pin::new(rest).poll_frame(cx));
-                if matches!(frame, Some(Err(_))) {
-                    broke.0.store(true, Ordering::Release);
+                if let Some(Err(fault)) = &frame {
+                    // Only the first counts.
+                    let _ = broke.0.set(Failure::from(fault));
                 }
                 Poll::Ready(frame)
             }

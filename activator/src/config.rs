@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::ReporterId;
+use crate::{
+    ReporterId,
+    secure::{Tls, Tokens},
+};
 
 /// Settings of one activator. Bounds per route are in [`crate::RoutePolicy`].
 #[derive(Clone, Debug)]
@@ -52,6 +55,29 @@ pub struct Config {
     /// Whether `GET /` without a route is answered 200, as KServe's servers do. Default true; where applications of all kinds are
     /// routed, a host that none has is a 404 whatever the path.
     pub alive_at_root: bool,
+    /// TLS on the listener; `None` (the default) is plain text.
+    pub tls: Option<Tls>,
+    /// Bearer tokens, one of which every request has to bring; `None` (the default) lets anybody in. Without a right one:
+    /// 401 `unauthenticated`. The header is taken off on the way to the model.
+    pub tokens: Option<Tokens>,
+    /// Time between two looks at whether the files of certificates and tokens changed. Default 2 s.
+    pub reload_interval: Duration,
+    /// Bytes of a request's body; past it 413 `body-too-large`. Streaming gRPC calls have no such bound. Default 1 GiB.
+    pub max_body_bytes: u64,
+    /// How long a request's body may pause (not gRPC's); then 408 `request-body-timeout`. Default 60 s.
+    pub body_idle_timeout: Duration,
+    /// Bytes of a request's head; past it 431. At least 8 KiB. Default 64 KiB.
+    pub max_header_bytes: u32,
+    /// Headers of a request over HTTP/1.1; past it 431. Default 100.
+    pub max_headers: usize,
+    /// How long writing to a client may stall, as it does when the client doesn't read; then the connection ends.
+    /// Default 60 s.
+    pub write_timeout: Duration,
+    /// For a TLS handshake; then the connection ends. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// An HTTP/2 client that is silent for so long is asked whether it is still there, and has the same time again to say
+    /// so. Default 30 s.
+    pub http2_ping_interval: Duration,
     /// Events kept for a slow receiver; older ones are lost to it. Default 1,024.
     pub event_buffer: usize,
 }
@@ -78,6 +104,16 @@ impl Default for Config {
             refusal_pause_max: Duration::from_secs(1),
             cold_start_header: true,
             alive_at_root: true,
+            tls: None,
+            tokens: None,
+            reload_interval: Duration::from_secs(2),
+            max_body_bytes: 1 << 30,
+            body_idle_timeout: Duration::from_mins(1),
+            max_header_bytes: 64 << 10,
+            max_headers: 100,
+            write_timeout: Duration::from_mins(1),
+            handshake_timeout: Duration::from_secs(10),
+            http2_ping_interval: Duration::from_secs(30),
             event_buffer: 1_024,
         }
     }

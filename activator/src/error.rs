@@ -8,6 +8,8 @@
 //! | `route-disagreement` | 404 | NOT_FOUND | host, path and model name lead to different routes |
 //! | `route-removed` | 404 | NOT_FOUND | the route was removed while the request waited |
 //! | `bad-request` | 400 | INVALID_ARGUMENT | the request is malformed or its body broke off |
+//! | `unauthenticated` | 401 | UNAUTHENTICATED | tokens are demanded and the request brings none of them |
+//! | `body-too-large` | 413 | RESOURCE_EXHAUSTED | the request's body is longer than allowed |
 //! | `unknown-method` | 501 | UNIMPLEMENTED | a gRPC call that belongs to no model, of a service that is not the activator's |
 //! | `request-body-timeout` | 408 | DEADLINE_EXCEEDED | the request's body did not arrive within the waiting limit |
 //! | `waiting-room-full` | 503 | UNAVAILABLE | more requests or bytes wait for the backend than the route allows |
@@ -39,6 +41,9 @@ pub const REASON: HeaderName = HeaderName::from_static("x-pilotlight-reason");
 /// The one content type of errors, without parameters.
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+/// What a client without a right token is told to bring.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"pilotlight\"");
+
 /// Stable codes of the activator's own failures; the table is in the module's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
@@ -54,6 +59,10 @@ pub enum Code {
     RouteRemoved,
     /// The request is malformed or its body broke off.
     BadRequest,
+    /// No token, or a wrong one.
+    Unauthenticated,
+    /// The body is longer than allowed.
+    BodyTooLarge,
     /// A gRPC call that belongs to no model and that the activator does not know.
     UnknownMethod,
     /// The request's body did not arrive in time.
@@ -76,13 +85,15 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::UnknownRoute,
         Self::UnknownModel,
         Self::AmbiguousRoute,
         Self::RouteDisagreement,
         Self::RouteRemoved,
         Self::BadRequest,
+        Self::Unauthenticated,
+        Self::BodyTooLarge,
         Self::UnknownMethod,
         Self::RequestBodyTimeout,
         Self::WaitingRoomFull,
@@ -107,6 +118,8 @@ impl Code {
             Self::RouteDisagreement => "route-disagreement",
             Self::RouteRemoved => "route-removed",
             Self::BadRequest => "bad-request",
+            Self::Unauthenticated => "unauthenticated",
+            Self::BodyTooLarge => "body-too-large",
             Self::UnknownMethod => "unknown-method",
             Self::RequestBodyTimeout => "request-body-timeout",
             Self::WaitingRoomFull => "waiting-room-full",
@@ -128,6 +141,8 @@ impl Code {
             | Self::RouteDisagreement
             | Self::RouteRemoved => StatusCode::NOT_FOUND,
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnknownMethod => StatusCode::NOT_IMPLEMENTED,
             Self::RequestBodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::WaitTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -145,6 +160,8 @@ impl Code {
             | Self::RouteDisagreement
             | Self::RouteRemoved => GrpcStatus::NotFound,
             Self::BadRequest => GrpcStatus::InvalidArgument,
+            Self::Unauthenticated => GrpcStatus::Unauthenticated,
+            Self::BodyTooLarge => GrpcStatus::ResourceExhausted,
             Self::UnknownMethod => GrpcStatus::Unimplemented,
             Self::RequestBodyTimeout | Self::WaitTimeout | Self::ResponseTimeout => GrpcStatus::DeadlineExceeded,
             // Clients try UNAVAILABLE again by themselves; a request under which several replicas failed should not be.
@@ -189,6 +206,9 @@ impl Failure {
         headers.insert(REASON, HeaderValue::from_static(self.code.as_str()));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
+        }
+        if self.code == Code::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, CHALLENGE);
         }
         response
     }

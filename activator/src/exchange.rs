@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use pilotlight_telemetry::ServerSpan;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     random,
     replay::{self, Head, Received, RequestBody},
     server::Client,
-    upgrade,
+    trace, upgrade,
 };
 
 /// The counts of a request: from its arrival until its answer is sent or its client gone.
@@ -40,6 +41,8 @@ pub(crate) struct InFlight {
     counted: bool,
     /// The backend's counts, which end with this.
     arrival: Option<Arrival>,
+    /// Where traces are exported.
+    span: Option<ServerSpan>,
 }
 
 impl Drop for InFlight {
@@ -108,6 +111,7 @@ impl Exchange {
                 status: None,
                 counted,
                 arrival: None,
+                span: None,
             },
             entry,
             arrival,
@@ -133,6 +137,7 @@ impl Exchange {
         strip: usize,
     ) -> Response<ProxyBody> {
         self.in_flight.method = parts.method.clone();
+        self.in_flight.span = trace::begin(&self.entry.route.id, &parts, self.in_flight.at);
         let client = Arc::clone(&self.in_flight.client);
         let config = &client.inner.shared.config;
         let cold_start = self.entry.route.policy.cold_start.clone();
@@ -159,6 +164,9 @@ impl Exchange {
             }
             Err(failure) => {
                 client.inner.shared.metrics.dropped(failure.code);
+                if let Some(span) = &self.in_flight.span {
+                    span.fail(failure.code.as_str());
+                }
                 let rejected = failure.code == Code::WaitingRoomFull && !self.is_ready();
                 if rejected {
                     client
@@ -189,6 +197,9 @@ impl Exchange {
     fn finish(self, result: Response<ProxyBody>) -> Response<ProxyBody> {
         let mut in_flight = self.in_flight;
         in_flight.status = Some(result.status());
+        if let Some(span) = &in_flight.span {
+            trace::answered(span, result.status(), self.arrival.cold);
+        }
         in_flight.arrival = Some(self.arrival);
         match self.tunnel {
             Some(tunnel) => {
@@ -260,9 +271,7 @@ impl Exchange {
                         return Ok(refusal);
                     }
                 }
-                Attempt::ClientBroke => {
-                    return Err(Failure::new(Code::BadRequest, "the request's body broke off"));
-                }
+                Attempt::ClientBroke(failure) => return Err(failure),
                 Attempt::Broken(broken) => {
                     if let Some(unsent) = broken.unsent {
                         head.put_back(&mut body, *unsent);
@@ -277,21 +286,32 @@ impl Exchange {
     }
 
     async fn acquire(&mut self) -> Result<Permit, Failure> {
-        let entry = Arc::clone(&self.entry);
-        let Route { id, policy, .. } = &entry.route;
-        let mut permit = match self.arrival.acquire(id, policy).await {
-            Ok(permit) => permit,
-            Err(failure) => match &entry.fallback {
-                Some(fallback) if !self.fallen_back && failure.is_of_cold_start() => {
-                    self.fallen_back = true;
-                    self.arrival = fallback.arrive(Instant::now());
-                    self.arrival.acquire(id, policy).await?
-                }
-                _ => return Err(failure),
-            },
-        };
+        let began = Instant::now();
+        let acquired = self.place().await;
+        if let Some(span) = &self.in_flight.span {
+            trace::waited(span, began, self.arrival.cold);
+        }
+        let mut permit = acquired?;
         self.woken = permit.woken.take().or(self.woken);
         Ok(permit)
+    }
+
+    /// A place on an endpoint: the backend's, or where that is too long in coming the fallback's.
+    async fn place(&mut self) -> Result<Permit, Failure> {
+        let entry = Arc::clone(&self.entry);
+        let Route { id, policy, .. } = &entry.route;
+        let failure = match self.arrival.acquire(id, policy).await {
+            Ok(permit) => return Ok(permit),
+            Err(failure) => failure,
+        };
+        match &entry.fallback {
+            Some(fallback) if !self.fallen_back && failure.is_of_cold_start() => {
+                self.fallen_back = true;
+                self.arrival = fallback.arrive(Instant::now());
+                self.arrival.acquire(id, policy).await
+            }
+            _ => Err(failure),
+        }
     }
 
     fn decide(&self, cause: Cause, body: &RequestBody) -> Result<Decision, Failure> {
@@ -329,6 +349,9 @@ impl Exchange {
         )
         .await;
         self.spent += began.elapsed();
+        if let Some(span) = &self.in_flight.span {
+            trace::forwarded(span, began, self.failed);
+        }
         attempt.map_err(|_| {
             Failure::new(
                 Code::ResponseTimeout,
@@ -339,9 +362,11 @@ impl Exchange {
 
     fn finish_wake(&mut self, first_byte: Instant) {
         if let Some(woken) = self.woken.take() {
-            self.arrival
-                .backend()
-                .wake_finished(woken.phases(self.arrival.at, first_byte));
+            let phases = woken.phases(self.arrival.at, first_byte);
+            if let Some(span) = &self.in_flight.span {
+                trace::woke(span, self.arrival.at, &phases);
+            }
+            self.arrival.backend().wake_finished(phases);
         }
     }
 
@@ -363,8 +388,12 @@ impl Exchange {
         if self.grpc {
             parts.headers.insert(header::TE, headers::TRAILERS);
         }
-        headers::add_forwarded(&mut parts.headers, &self.in_flight.client.address, host.as_ref());
-        headers::add_trace_context(&mut parts.headers, random::next);
+        let client = &self.in_flight.client;
+        headers::add_forwarded(&mut parts.headers, &client.address, client.scheme(), host.as_ref());
+        match &self.in_flight.span {
+            Some(span) => span.inject(&mut parts.headers),
+            None => headers::add_trace_context(&mut parts.headers, random::next),
+        }
         // HTTP/2 has it in the URI, HTTP/1.1 as a header: the endpoint always finds the header.
         if let Some(host) = host {
             parts.headers.insert(header::HOST, host);

@@ -14,7 +14,7 @@ use crate::{
     backend::Permit,
     body::{Content, Kept, Outgoing},
     core::{retry::Cause, state::Outcome},
-    error::REASON,
+    error::{Failure, REASON},
     grpc::status::{self, GrpcStatus},
     pool::{self, Broken, PoolLimits, Wire},
     replay,
@@ -36,7 +36,7 @@ pub(crate) enum Attempt {
     /// None.
     Broken(Broken),
     /// None, because the client broke off its body; the endpoint did nothing wrong.
-    ClientBroke,
+    ClientBroke(Failure),
     /// The endpoint's queue is full, or it is ending; this is what it said.
     Refused(Cause, Response<Content>),
 }
@@ -65,14 +65,16 @@ pub(crate) async fn attempt(
     let broke = request.body().broke();
     let response = match pool::send(&replica, protocol, request, limits).await {
         Ok(response) => response,
-        Err(_) if broke.is_some_and(|broke| broke.is_set()) => return Attempt::ClientBroke,
-        Err(broken) if broken.cause.is_overload() => {
-            // As if the endpoint were full: no more than what has a connection.
-            permit.release(Outcome::Refused);
-            return Attempt::Broken(broken);
-        }
         Err(broken) => {
-            permit.fail(&broken.error);
+            if let Some(failure) = broke.and_then(|broke| broke.failure()) {
+                return Attempt::ClientBroke(failure);
+            }
+            if broken.cause.is_overload() {
+                // As if the endpoint were full: no more than what has a connection.
+                permit.release(Outcome::Refused);
+            } else {
+                permit.fail(&broken.error);
+            }
             return Attempt::Broken(broken);
         }
     };

@@ -88,8 +88,13 @@ pub(crate) fn host_name(authority: &str) -> Cow<'_, str> {
     }
 }
 
-/// Tells the endpoint who asked, under which host. `client` is the peer's address as a header value.
-pub(crate) fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<&HeaderValue>) {
+/// Tells the endpoint who asked, how (`http` or `https`) and under which host. `client` is the peer's address.
+pub(crate) fn add_forwarded(
+    headers: &mut HeaderMap,
+    client: &HeaderValue,
+    scheme: HeaderValue,
+    host: Option<&HeaderValue>,
+) {
     let chain = match headers.get(FORWARDED_FOR) {
         None => client.clone(),
         Some(before) => {
@@ -98,9 +103,7 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host:
         }
     };
     headers.insert(FORWARDED_FOR, chain);
-    headers
-        .entry(FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
+    headers.entry(FORWARDED_PROTO).or_insert(scheme);
     if let Some(host) = host {
         headers.entry(FORWARDED_HOST).or_insert_with(|| host.clone());
     }
@@ -180,15 +183,18 @@ mod tests {
     fn the_forwarding_chain_grows_and_the_first_host_stays() {
         let mut headers = HeaderMap::new();
         let host = HeaderValue::from_static("a.example.com");
-        add_forwarded(&mut headers, &HeaderValue::from_static("10.0.0.1"), Some(&host));
+        let https = HeaderValue::from_static("https");
+        let http = HeaderValue::from_static("http");
+        add_forwarded(&mut headers, &HeaderValue::from_static("10.0.0.1"), https, Some(&host));
         add_forwarded(
             &mut headers,
             &HeaderValue::from_static("10.0.0.2"),
+            http,
             Some(&HeaderValue::from_static("b")),
         );
         assert_eq!(headers[FORWARDED_FOR], "10.0.0.1, 10.0.0.2");
         assert_eq!(headers[FORWARDED_HOST], "a.example.com");
-        assert_eq!(headers[FORWARDED_PROTO], "http");
+        assert_eq!(headers[FORWARDED_PROTO], "https");
     }
 
     #[test]

@@ -60,6 +60,11 @@ pub(crate) fn model_name(path: &str) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
+/// Whether a path asks for the statistics of all models. A model of the name `stats` goes before.
+pub(crate) fn is_statistics(path: &str) -> bool {
+    path.trim_end_matches('/') == "/v2/models/stats"
+}
+
 /// What a request asks for, from its method and its path without route prefix.
 pub(crate) fn classify(method: &Method, path: &str) -> Call {
     let path = path.strip_suffix('/').unwrap_or(path);

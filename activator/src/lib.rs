@@ -33,10 +33,12 @@ mod probe;
 mod random;
 mod replay;
 pub mod route;
+pub mod secure;
 mod server;
 mod service;
 pub mod services;
 pub mod snapshot;
+mod trace;
 mod upgrade;
 pub mod wake;
 

@@ -5,7 +5,6 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response, header, request};
 use http_body::Body;
-use hyper::body::Incoming;
 
 use crate::{
     RoutePolicy,
@@ -13,6 +12,7 @@ use crate::{
     body::{Collector, Content, Kept, Outgoing, Replay},
     error::{Code, Failure},
     pool::Wire,
+    secure::incoming::{BodyFault, ClientBody},
 };
 
 /// Bytes and time that [`discard`] spends on a body.
@@ -44,7 +44,7 @@ impl RequestBody {
         }
     }
 
-    fn streamed(prefix: VecDeque<Bytes>, rest: Incoming) -> Self {
+    fn streamed(prefix: VecDeque<Bytes>, rest: ClientBody) -> Self {
         Self::Stream(Some(Outgoing::stream(prefix, rest)))
     }
 }
@@ -52,11 +52,11 @@ impl RequestBody {
 /// A client's body as it comes, after what was read of it already.
 pub(crate) struct Received {
     pub(crate) read: Collector,
-    pub(crate) rest: Incoming,
+    pub(crate) rest: ClientBody,
 }
 
-impl From<Incoming> for Received {
-    fn from(rest: Incoming) -> Self {
+impl From<ClientBody> for Received {
+    fn from(rest: ClientBody) -> Self {
         Self {
             read: Collector::default(),
             rest,
@@ -87,7 +87,7 @@ pub(crate) async fn keep(body: Received, arrival: &mut Arrival, policy: &RoutePo
     }
     let reading = async {
         while let Some(frame) = next(&mut body).await {
-            let read = collector.push(frame.map_err(|error| body_failed(&error))?);
+            let read = collector.push(frame.map_err(|fault| Failure::from(&fault))?);
             let more = read.saturating_sub(reserved);
             if read > policy.replay_limit || (more > 0 && !arrival.reserve(more, policy)?) {
                 return Ok(false);
@@ -116,7 +116,8 @@ pub(crate) fn pass(body: Received) -> RequestBody {
 
 /// Reads and drops what a refused client still sends, within bounds: closing a connection with unread data would reset
 /// it, and the client might never see why it was refused.
-pub(crate) async fn discard(mut body: Incoming) {
+pub(crate) async fn discard(mut body: ClientBody) {
+    body.unbounded();
     let reading = async {
         let mut read = 0;
         while let Some(Ok(frame)) = next(&mut body).await {
@@ -130,15 +131,11 @@ pub(crate) async fn discard(mut body: Incoming) {
 }
 
 /// The next frame; `None` at the end.
-pub(crate) async fn next(body: &mut Incoming) -> Option<Result<http_body::Frame<Bytes>, hyper::Error>> {
+pub(crate) async fn next(body: &mut ClientBody) -> Option<Result<http_body::Frame<Bytes>, BodyFault>> {
     if body.is_end_stream() {
         return None;
     }
     http_body_util::BodyExt::frame(body).await
-}
-
-pub(crate) fn body_failed(error: &hyper::Error) -> Failure {
-    Failure::new(Code::BadRequest, format!("the request's body broke off: {error}"))
 }
 
 /// The head of a request as it goes to endpoints.

@@ -10,6 +10,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
@@ -18,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     activator::Inner,
     error::{Code, Failure},
+    secure::{self, stall::Patient},
     service,
 };
 
@@ -35,13 +37,20 @@ pub(crate) struct Client {
     pub(crate) inner: Arc<Inner>,
     /// The peer's address as it goes into `X-Forwarded-For`.
     pub(crate) address: HeaderValue,
+    secure: bool,
 }
 
 impl Client {
+    /// As it goes into `X-Forwarded-Proto`.
+    pub(crate) fn scheme(&self) -> HeaderValue {
+        HeaderValue::from_static(if self.secure { "https" } else { "http" })
+    }
+
     fn new(inner: Arc<Inner>, peer: SocketAddr) -> Arc<Self> {
         // Text of an IP address is always a valid header value.
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
         Arc::new(Self {
+            secure: inner.shared.config.tls.is_some(),
             inner,
             address: address.unwrap_or(HeaderValue::from_static("unknown")),
         })
@@ -51,6 +60,9 @@ impl Client {
 /// Serves until `shutdown`, then drains.
 pub(crate) async fn serve(inner: Arc<Inner>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
     listener.local_addr()?;
+    let config = &inner.shared.config;
+    let (tls, tokens) = (config.tls.clone(), config.tokens.clone());
+    tokio::spawn(secure::watch(tls, tokens, config.reload_interval, shutdown.clone()));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     accept(&inner, &listener, &shutdown, &connections, &cut).await;
@@ -96,7 +108,7 @@ async fn accept(
                 let cut = cut.clone();
                 connections.spawn(async move {
                     let _permit = permit;
-                    connection(client, stream, shutdown, cut).await;
+                    open(client, stream, shutdown, cut).await;
                 });
             }
             Err(error) => {
@@ -107,19 +119,47 @@ async fn accept(
     }
 }
 
-async fn connection(client: Arc<Client>, stream: TcpStream, shutdown: CancellationToken, cut: CancellationToken) {
+/// One connection, from its handshake to its end.
+async fn open(client: Arc<Client>, stream: TcpStream, shutdown: CancellationToken, cut: CancellationToken) {
     // Without it small answers wait for the peer's delayed acknowledgement; the connection works all the same.
     stream.set_nodelay(true).ok();
     let config = &client.inner.shared.config;
+    let Some(tls) = &config.tls else {
+        return connection(client, stream, shutdown, cut).await;
+    };
+    let handshake = tokio::time::timeout(config.handshake_timeout, tls.acceptor().accept(stream));
+    let accepted = tokio::select! {
+        accepted = handshake => accepted,
+        () = shutdown.cancelled() => return,
+    };
+    match accepted {
+        // Boxed: connections in plain text should not pay for its size.
+        Ok(Ok(stream)) => Box::pin(connection(client, stream, shutdown, cut)).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+async fn connection<S>(client: Arc<Client>, stream: S, shutdown: CancellationToken, cut: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let config = &client.inner.shared.config;
+    let stream = Patient::new(stream, config.write_timeout);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(config.header_read_timeout);
+        .header_read_timeout(config.header_read_timeout)
+        .max_headers(config.max_headers)
+        .max_buf_size((config.max_header_bytes as usize).max(8 << 10));
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.max_streams)
+        .max_header_list_size(config.max_header_bytes)
+        .keep_alive_interval(config.http2_ping_interval)
+        .keep_alive_timeout(config.http2_ping_interval)
         .adaptive_window(true);
     let service = service_fn(move |request| {
         let client = Arc::clone(&client);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -18,14 +18,23 @@ use crate::{
     grpc, headers,
     inference::{self, Call},
     replay,
+    secure::{guard, incoming::ClientBody},
     server::Client,
 };
 
 /// Answers one request.
 pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response<ProxyBody> {
     let arrived = Instant::now();
-    let (parts, body) = request.into_parts();
-    if grpc::is_grpc(&parts) {
+    let (mut parts, body) = request.into_parts();
+    let (config, is_grpc) = (&client.inner.shared.config, grpc::is_grpc(&parts));
+    let admitted = guard::admit(config, &mut parts, &body);
+    // The calls of gRPC have deadlines, and its streams pause for as long as they like.
+    let pause = (!is_grpc).then_some(config.body_idle_timeout);
+    let body = ClientBody::new(body, config.max_body_bytes, pause);
+    if let Err(failure) = admitted {
+        return refuse(&client, &parts, body, &failure).await;
+    }
+    if is_grpc {
         // Boxed: requests of HTTP should not pay for its size.
         return Box::pin(grpc::handle(client, parts, body, arrived)).await;
     }
@@ -100,6 +109,24 @@ fn count_only(client: &Client, entry: &RouteEntry, parts: &http::request::Parts,
         .ended(metrics, id, &parts.method, Some(status), at.elapsed());
 }
 
+/// Answers a request that is not let in.
+async fn refuse(
+    client: &Client,
+    parts: &http::request::Parts,
+    body: ClientBody,
+    failure: &Failure,
+) -> Response<ProxyBody> {
+    client.inner.shared.metrics.dropped(failure.code);
+    if grpc::is_grpc(parts) {
+        return grpc::status::failed(failure);
+    }
+    // One that asks first sends nothing where the answer is no.
+    if !parts.headers.contains_key(header::EXPECT) {
+        replay::discard(body).await;
+    }
+    failure.response(client.inner.shared.config.retry_after)
+}
+
 enum Target {
     /// A backend answers.
     Route {
@@ -134,7 +161,15 @@ fn resolve(inner: &Inner, parts: &http::request::Parts) -> Result<Target, Miss> 
             if miss.code == Code::UnknownRoute && call.is_answered_here() && alive {
                 return Ok(Target::Here { call, scope: None });
             }
-            Err(miss)
+            match &live.entries[..] {
+                // The statistics of all models are those of the only one.
+                [only] if miss.code == Code::UnknownModel && inference::is_statistics(path) => Ok(Target::Route {
+                    entry: Arc::clone(only),
+                    call: Call::Metadata,
+                    strip: 0,
+                }),
+                _ => Err(miss),
+            }
         }
     }
 }

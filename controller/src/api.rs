@@ -7,7 +7,6 @@
 //! | `PUT /manifests` | applies all documents of the body or none |
 //! | `DELETE /services/{ns}/{name}` | deletes an applied object |
 //! | `GET /services/{ns}/{name}/logs` | the runtimes' log lines; `?tail=n`, `?follow=true` |
-//! | `GET /metrics` | the controller's metrics as Prometheus reads them |
 //!
 //! Every error is `{"error","code"}` with the code in `x-pilotlight-reason` too. It decides nothing.
 
@@ -52,7 +51,6 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/api/v1/services/{namespace}/{name}", delete(remove))
         .route("/api/v1/services/{namespace}/{name}/logs", get(logs))
         .route("/api/v1/manifests", put(apply))
-        .route("/api/v1/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(most))
         .with_state(shared)
 }
@@ -247,12 +245,6 @@ async fn logs(
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     let lines = lines.take_until(shared.ending.clone().cancelled_owned());
     Ok((kind, Body::from_stream(lines)).into_response())
-}
-
-async fn metrics(State(shared): State<Shared>) -> Result<Response, Failure> {
-    let text = prometheus::TextEncoder::new().encode_to_string(&shared.registry.gather());
-    let text = text.map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }
 
 #[cfg(test)]

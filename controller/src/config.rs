@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use pilotlight_storage::Fetcher;
+
 use crate::{backoff::BackoffPolicy, error::Error};
 
 /// Options of the reconcile loop.
@@ -37,6 +39,12 @@ pub struct Config {
     pub changes_capacity: usize,
     /// Largest body of `PUT /api/v1/manifests`; more is 413. Default 1 MiB.
     pub max_manifest_bytes: usize,
+    /// Fetches models of remote storage. Default none: they are a problem of their services.
+    pub fetcher: Option<Fetcher>,
+    /// Time between two looks at whether a remote model changed. Default 5 min.
+    pub remote_interval: Duration,
+    /// Pause before a failed fetch is tried again; doubles with each in a row, up to `remote_interval`. Default 5 s.
+    pub remote_retry: Duration,
 }
 
 impl Default for Config {
@@ -56,6 +64,9 @@ impl Default for Config {
             shutdown_limit: Duration::from_secs(5),
             changes_capacity: 1024,
             max_manifest_bytes: 1 << 20,
+            fetcher: None,
+            remote_interval: Duration::from_mins(5),
+            remote_retry: Duration::from_secs(5),
         }
     }
 }
@@ -76,7 +87,8 @@ pub struct LocalConfig {
     /// A longer log line is cut here. Default 8 KiB.
     pub log_line_bytes: usize,
     /// Variables of our own environment that runtimes inherit; they get no others but the manifest's.
-    /// Default PATH, HOME, LANG, TZ, TMPDIR, LD_LIBRARY_PATH, RUST_LOG, RUST_BACKTRACE.
+    /// Default PATH, HOME, LANG, TZ, TMPDIR, LD_LIBRARY_PATH, RUST_LOG, RUST_BACKTRACE, and OpenTelemetry's for traces but the
+    /// service's name.
     pub inherited_env: Vec<String>,
 }
 
@@ -101,6 +113,17 @@ impl LocalConfig {
             "LD_LIBRARY_PATH",
             "RUST_LOG",
             "RUST_BACKTRACE",
+            "OTEL_BSP_SCHEDULE_DELAY",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "OTEL_EXPORTER_OTLP_TIMEOUT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "OTEL_SDK_DISABLED",
+            "OTEL_TRACES_EXPORTER",
+            "OTEL_TRACES_SAMPLER",
+            "OTEL_TRACES_SAMPLER_ARG",
         ];
         Self {
             executable,

@@ -64,7 +64,6 @@ pub(crate) struct Shared {
     pub(crate) status: watch::Sender<Arc<StatusSet>>,
     pub(crate) changes: broadcast::Sender<Arc<Change>>,
     pub(crate) metrics: Metrics,
-    pub(crate) registry: Registry,
     /// Cancelled when the shutdown begins, so that streams to clients end.
     pub(crate) ending: CancellationToken,
 }
@@ -80,7 +79,6 @@ impl Controller {
             status: watch::Sender::new(Arc::default()),
             changes: broadcast::Sender::new(config.changes_capacity.max(1)),
             metrics: Metrics::new(&parts.registry)?,
-            registry: parts.registry,
             ending: CancellationToken::new(),
             config: Arc::new(config),
         };

@@ -14,6 +14,7 @@ pub mod check;
 pub mod config;
 mod controller;
 pub mod error;
+mod fetching;
 pub mod keda;
 pub mod kubernetes;
 pub mod local;

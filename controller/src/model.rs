@@ -10,7 +10,13 @@ use std::{
 
 use parking_lot::Mutex;
 use pilotlight_manifests::Storage;
+use pilotlight_storage::{Fetcher, NotOne, Uri, Watch, one_file};
 use sha2::{Digest, Sha256};
+
+use crate::{platform::Hold, status::reason};
+
+/// Stands for the path of what is on no disk of this machine.
+const REMOTE: &str = "/nonexistent/remote";
 
 /// What is said of a claim.
 const NEEDS_KUBERNETES: &str = "pvc:// needs Kubernetes: on one machine give the model's path, or file:///PATH";
@@ -20,8 +26,10 @@ const NEEDS_KUBERNETES: &str = "pvc:// needs Kubernetes: on one machine give the
 pub(crate) struct Model {
     /// The file to load.
     pub(crate) path: PathBuf,
-    /// Hexadecimal SHA-256 of its content.
+    /// Hexadecimal SHA-256 of its content, or of all that was fetched with it.
     pub(crate) digest: String,
+    /// Keeps it in the cache, where it was fetched.
+    pub(crate) hold: Hold,
 }
 
 /// Why there is no model file.
@@ -35,20 +43,40 @@ pub(crate) enum ModelError {
     Unreadable(PathBuf, String),
     /// A kind of storage that this platform has not; what to do instead.
     Unsupported(&'static str),
+    /// It can't be fetched.
+    Fetch(pilotlight_storage::Error),
+    /// What was fetched from this URI is no model: why.
+    Fetched(String, String),
 }
 
 impl ModelError {
+    /// One of [`reason`].
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing(_) | Self::NotOne(..) | Self::Unreadable(..) | Self::Fetched(..) => reason::MODEL_NOT_FOUND,
+            Self::Fetch(pilotlight_storage::Error::NotFound { .. }) => reason::MODEL_NOT_FOUND,
+            Self::Fetch(_) => reason::FETCH_FAILED,
+            Self::Unsupported(_) => reason::STORAGE_UNSUPPORTED,
+        }
+    }
+
     /// The file or directory at fault; empty where there is none.
     pub(crate) fn path(&self) -> &Path {
         match self {
             Self::Missing(path) | Self::NotOne(path, _) | Self::Unreadable(path, _) => path,
             Self::Unsupported(_) => Path::new(""),
+            // No file of this machine: what was fetched before is as good as it was.
+            Self::Fetch(_) | Self::Fetched(..) => Path::new(REMOTE),
         }
     }
 
     /// For the owner of the machine: with the whole path.
     pub(crate) fn message(&self) -> String {
-        self.words(|path| path.display().to_string())
+        match self {
+            Self::Fetch(error) => error.to_string(),
+            Self::Fetched(uri, error) => format!("{uri}: {error}"),
+            _ => self.words(|path| path.display().to_string()),
+        }
     }
 
     /// For clients: with the file's name only.
@@ -74,6 +102,8 @@ impl ModelError {
             }
             Self::Unreadable(path, error) => format!("{} can't be read: {error}", name(path)),
             Self::Unsupported(why) => (*why).to_owned(),
+            Self::Fetch(error) => format!("the model can't be fetched ({})", error.code()),
+            Self::Fetched(_, error) => format!("what was fetched is no model: {error}"),
         }
     }
 }
@@ -118,7 +148,8 @@ impl Models {
     pub(crate) fn resolve(&self, storage: &Storage) -> Result<Model, ModelError> {
         let path = locate(storage)?;
         let digest = self.digest(&path).map_err(|error| unreadable(&path, &error))?;
-        Ok(Model { path, digest })
+        let hold = Hold::default();
+        Ok(Model { path, digest, hold })
     }
 
     /// Forgets files that nobody declares any more.
@@ -156,7 +187,7 @@ fn locate(storage: &Storage) -> Result<PathBuf, ModelError> {
     let Storage::Local(path) = storage else {
         return Err(ModelError::Unsupported(match storage {
             Storage::Claim { .. } => NEEDS_KUBERNETES,
-            _ => "this kind of storage is not supported on one machine",
+            _ => "remote storage needs a cache, and none was set up",
         }));
     };
     let meta = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
@@ -186,6 +217,20 @@ fn is_onnx(path: &Path) -> bool {
 
 fn file_name(path: &Path) -> Option<String> {
     Some(path.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The model at a URI, fetched where the cache has not got it.
+pub(crate) async fn fetch(fetcher: &Fetcher, uri: &str, watch: Watch) -> Result<Model, ModelError> {
+    let uri: Uri = uri.parse().map_err(ModelError::Fetch)?;
+    let fetched = fetcher.fetch(&uri, Some(watch)).await.map_err(ModelError::Fetch)?;
+    let held = fetched.clone();
+    let found = tokio::task::spawn_blocking(move || one_file(held.path(), "onnx")).await;
+    let found = found.unwrap_or_else(|error| Err(NotOne::Unreadable(io::Error::other(error))));
+    Ok(Model {
+        path: found.map_err(|error| ModelError::Fetched(uri.to_string(), error.to_string()))?,
+        digest: fetched.digest().to_owned(),
+        hold: Hold(Some(fetched)),
+    })
 }
 
 /// Hexadecimal SHA-256 of everything that is left to read.

@@ -19,6 +19,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use pilotlight_activator::{BackendId, Endpoint, EndpointId, WakeReason};
 use pilotlight_manifests::Batching;
+use pilotlight_storage::Fetched;
 
 /// Digest of everything that takes a new process to change. Compared by text; short enough to read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +43,19 @@ impl fmt::Display for Revision {
     }
 }
 
+/// Keeps a fetched model in the cache for as long as replicas may be started from it. Equal to any other: the path says what
+/// is held.
+#[derive(Clone, Debug, Default)]
+pub struct Hold(pub Option<Fetched>);
+
+impl PartialEq for Hold {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Hold {}
+
 /// What a replica runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuntimeSpec {
@@ -49,6 +63,8 @@ pub struct RuntimeSpec {
     pub model: String,
     /// The model's file.
     pub path: PathBuf,
+    /// Keeps it there, where it was fetched.
+    pub hold: Hold,
     /// Arguments appended to the runtime's own.
     pub args: Vec<String>,
     /// Environment added to the platform's minimal one.

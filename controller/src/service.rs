@@ -21,6 +21,7 @@ use crate::{
     backoff::Backoff,
     change::{Change, What, Why},
     config::Config,
+    fetching::Fetching,
     metrics::Metrics,
     platform::{Platform, Replica, Revision, Workload},
     replicas::{Action, Observed, Phase, plan},
@@ -83,6 +84,8 @@ pub(crate) struct ServiceState {
     candidate: Option<Workload>,
     /// The outcome of what was declared last isn't known yet: its model is being read or checked.
     pub(crate) examining: bool,
+    /// How far the model's download is, while there may be one.
+    pub(crate) fetching: Option<Arc<Fetching>>,
     /// Whether the newest revision's model was checked.
     pub(crate) checked: bool,
     /// What keeps the newest revision from serving.
@@ -109,6 +112,7 @@ impl ServiceState {
             applied: None,
             candidate: None,
             examining: true,
+            fetching: None,
             checked: false,
             problem: None,
             replicas: BTreeMap::new(),

@@ -19,8 +19,14 @@ use crate::{
 pub mod reason {
     /// The model's file is being read or checked.
     pub const CHECKING: &str = "Checking";
+    /// The model is being fetched from remote storage.
+    pub const FETCHING: &str = "Fetching";
     /// There is no model file.
     pub const MODEL_NOT_FOUND: &str = "ModelNotFound";
+    /// The model can't be fetched from remote storage. It is tried again.
+    pub const FETCH_FAILED: &str = "FetchFailed";
+    /// This platform has no storage of the kind.
+    pub const STORAGE_UNSUPPORTED: &str = "StorageUnsupported";
     /// The model can't be loaded.
     pub const MODEL_INVALID: &str = "ModelInvalid";
     /// The newest revision can't serve; a former one goes on.
@@ -56,7 +62,7 @@ pub(crate) struct Problem {
 impl Problem {
     pub(crate) fn model_missing(error: &ModelError) -> Self {
         Self {
-            reason: reason::MODEL_NOT_FOUND,
+            reason: error.reason(),
             message: error.message(),
             revision: None,
             path: error.path().to_owned(),
@@ -237,6 +243,9 @@ fn condition(state: &ServiceState, replicas: ReplicaCounts) -> Option<(&'static 
             reason::NO_CAPACITY
         };
         return Some((reason, error.message.to_string()));
+    }
+    if let Some(progress) = state.fetching.as_ref().and_then(|fetching| fetching.words()) {
+        return Some((reason::FETCHING, progress));
     }
     if state.examining || !state.checked {
         return Some((reason::CHECKING, "the model is being checked".to_owned()));

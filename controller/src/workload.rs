@@ -24,6 +24,7 @@ pub(crate) fn workload(service: &Service, model: &Model) -> Workload {
         runtime: RuntimeSpec {
             model: service.name.clone(),
             path: model.path.clone(),
+            hold: model.hold.clone(),
             args: service.args.clone(),
             env: service.env.clone(),
             batching: service.batching.clone(),
@@ -77,12 +78,13 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::testing::service;
+    use crate::{platform::Hold, testing::service};
 
     fn model(path: &str, digest: &str) -> Model {
         Model {
             path: PathBuf::from(path),
             digest: digest.to_owned(),
+            hold: Hold::default(),
         }
     }
 

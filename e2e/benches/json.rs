@@ -59,7 +59,10 @@ fn main() {
         .collect();
     let tensor = Tensor::new(SHAPE.to_vec(), Data::F32(values.clone())).expect("as many as the shape has");
     println!("settings: FP32 {SHAPE:?}, {ROUNDS} rounds");
-    for (digits, number) in [("short", (|x: f32| format!("{x}")) as fn(f32) -> String), ("long", |x: f32| f64::from(x).to_string())] {
+    for (digits, number) in [
+        ("short", (|x: f32| format!("{x}")) as fn(f32) -> String),
+        ("long", |x: f32| f64::from(x).to_string()),
+    ] {
         let flat: Vec<String> = values.iter().map(|&x| number(x)).collect();
         let v2 = format!(
             r#"{{"inputs":[{{"name":"x","shape":{SHAPE:?},"datatype":"FP32","data":[{}]}}]}}"#,
@@ -103,19 +106,41 @@ fn read(protocol: &'static str, digits: &str, body: &str, signature: &Signature)
     let mut ways = if protocol == "v2" {
         vec![
             way("pilotlight", || read_v2(&bytes, None, signature).expect("it is right")),
-            way("serde_json", || serde_json::from_str::<Request>(body).expect("it is right").inputs.remove(0).data),
-            way("sonic-rs", || sonic_rs::from_str::<Request>(body).expect("it is right").inputs.remove(0).data),
+            way("serde_json", || {
+                serde_json::from_str::<Request>(body)
+                    .expect("it is right")
+                    .inputs
+                    .remove(0)
+                    .data
+            }),
+            way("sonic-rs", || {
+                sonic_rs::from_str::<Request>(body)
+                    .expect("it is right")
+                    .inputs
+                    .remove(0)
+                    .data
+            }),
             way("simd-json", || {
                 // It reads in place.
                 let mut copy = body.as_bytes().to_vec();
-                simd_json::from_slice::<Request>(&mut copy).expect("it is right").inputs.remove(0).data
+                simd_json::from_slice::<Request>(&mut copy)
+                    .expect("it is right")
+                    .inputs
+                    .remove(0)
+                    .data
             }),
         ]
     } else {
-        let flat = |instances: Instances| -> Vec<f32> { instances.instances.into_iter().flatten().flatten().flatten().collect() };
+        let flat = |instances: Instances| -> Vec<f32> {
+            instances.instances.into_iter().flatten().flatten().flatten().collect()
+        };
         vec![
-            way("pilotlight", || read_v1(body.as_bytes(), signature).expect("it is right")),
-            way("serde_json", move || flat(serde_json::from_str(body).expect("it is right"))),
+            way("pilotlight", || {
+                read_v1(body.as_bytes(), signature).expect("it is right")
+            }),
+            way("serde_json", move || {
+                flat(serde_json::from_str(body).expect("it is right"))
+            }),
             way("sonic-rs", move || flat(sonic_rs::from_str(body).expect("it is right"))),
             way("simd-json", move || {
                 let mut copy = body.as_bytes().to_vec();
@@ -125,9 +150,16 @@ fn read(protocol: &'static str, digits: &str, body: &str, signature: &Signature)
     };
     take_turns(&mut ways);
     for way in &mut ways {
-        figure(&format!("read_{protocol}_{digits}_{}_ms", way.name), median(&mut way.times));
+        figure(
+            &format!("read_{protocol}_{digits}_{}_ms", way.name),
+            median(&mut way.times),
+        );
     }
-    let key = if protocol == "v2" { "d['inputs'][0]['data']" } else { "d['instances']" };
+    let key = if protocol == "v2" {
+        "d['inputs'][0]['data']"
+    } else {
+        "d['instances']"
+    };
     in_python(
         &format!("read_{protocol}_{digits}_python_json_numpy_ms"),
         &format!("d = json.loads(body); numpy.array({key}, dtype=numpy.float32).reshape(1, 3, 224, 224)"),
@@ -138,11 +170,19 @@ fn read(protocol: &'static str, digits: &str, body: &str, signature: &Signature)
 fn write(signature: &Signature, tensor: &Tensor, values: &[f32]) {
     let outputs = std::slice::from_ref(tensor);
     let mut ways = [
-        way("v2_pilotlight", || write_v2(signature, outputs).expect("floats have a form")),
+        way("v2_pilotlight", || {
+            write_v2(signature, outputs).expect("floats have a form")
+        }),
         way("v1_pilotlight", || write_v1(signature, outputs)),
-        way("flat_serde_json", || serde_json::to_vec(values).expect("floats have a form")),
-        way("flat_sonic-rs", || sonic_rs::to_vec(values).expect("floats have a form")),
-        way("flat_simd-json", || simd_json::to_vec(values).expect("floats have a form")),
+        way("flat_serde_json", || {
+            serde_json::to_vec(values).expect("floats have a form")
+        }),
+        way("flat_sonic-rs", || {
+            sonic_rs::to_vec(values).expect("floats have a form")
+        }),
+        way("flat_simd-json", || {
+            simd_json::to_vec(values).expect("floats have a form")
+        }),
     ];
     take_turns(&mut ways);
     for way in &mut ways {

@@ -5,8 +5,7 @@ use std::{num::NonZeroU32, path::Path, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    Batching,
-    Fault, Service, Source, annotations,
+    Batching, Fault, Service, Source, annotations,
     annotations::Settings,
     report::Report,
     storage,

@@ -304,15 +304,9 @@ impl App {
     }
 
     /// Counts an answered request; `input` and `output` are what it took to read it and to write its answer.
-    pub(crate) fn answered(
-        &self,
-        served: &Served,
-        arrived: Instant,
-        mut timings: Timings,
-        input: Duration,
-        output: Duration,
-    ) {
+    pub(crate) fn answered(served: &Served, arrived: Instant, mut timings: Timings, input: Duration, output: Duration) {
         let total = arrived.elapsed();
+        crate::trace::ran(&timings, output);
         served.metrics.answered(total, &timings, input, output);
         timings.input += input;
         timings.output += output;
@@ -400,7 +394,7 @@ impl App {
             body = packed;
             coding
         });
-        self.answered(served, arrived, answer.timings, input, start.elapsed());
+        Self::answered(served, arrived, answer.timings, input, start.elapsed());
         let mut reply = reply(Bytes::from(body), if json.is_some() { BINARY } else { JSON });
         if let Some(len) = json {
             reply

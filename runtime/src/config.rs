@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, value_name = "FD", conflicts_with = "http_address")]
     pub listen_fd: Option<i32>,
 
-    /// Listen here too, for gRPC alone. The other address serves gRPC as well.
+    /// Listen here too, for clients that expect gRPC on a port of its own. Both addresses serve both.
     #[arg(long, value_name = "ADDR:PORT", env = "GRPC_ADDRESS")]
     pub grpc_address: Option<SocketAddr>,
 

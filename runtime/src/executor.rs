@@ -121,7 +121,9 @@ fn run_together(served: &Served, jobs: Vec<Job>, taken: Instant) -> Vec<Job> {
 
 /// The batch of a model that must not run again.
 fn fail(jobs: Vec<Job>, error: &InferError) -> Vec<Job> {
-    jobs.into_iter().for_each(|job| job.answer(Err(error.clone())));
+    for job in jobs {
+        job.answer(Err(error.clone()));
+    }
     Vec::new()
 }
 

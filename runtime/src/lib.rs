@@ -31,10 +31,11 @@ mod stats;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod warmup;
 
 pub use app::{App, REQUEST_ID_HEADER, Reply, STARTUP_HEADER, Stage};
 pub use config::Args;
 pub use model::Model;
-pub use pilotlight_engine::{Data, DataType, Dim, Labels, RunError, Signature, Tensor, TensorInfo};
+pub use pilotlight_engine::{Data, DataType, Dim, Labels, LoadOptions, RunError, Signature, Tensor, TensorInfo};
 pub use process::{Server, main};

@@ -174,6 +174,7 @@ fn init_logging(level: &str) {
 }
 
 async fn run(args: &Args, models: Vec<(String, Origin)>, config: Config) -> Result<(), Failure> {
+    let _exporting = pilotlight_telemetry::start("pilotlight-runtime");
     let (mut terminate, mut interrupt) = signal(SignalKind::terminate())
         .and_then(|t| Ok((t, signal(SignalKind::interrupt())?)))
         .map_err(bad_start)?;

@@ -4,7 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
 use http_body_util::Either;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -14,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::grpc;
+use crate::{grpc, trace};
 
 /// How long a connection may take over the head of its next request, idle time included. Longer than proxies keep idle
 /// connections (the activator's pool 90 s), so that it is they who close them, and no request meets a closing one.
@@ -46,13 +48,14 @@ pub(crate) async fn serve(
         let app = Arc::clone(&app);
         let service = service_fn(move |request| {
             let app = Arc::clone(&app);
-            async move {
-                Ok::<_, Infallible>(if grpc::is_grpc(request.headers()) {
+            let answer = async move |request: Request<Incoming>| {
+                if grpc::is_grpc(request.headers()) {
                     grpc::handle(app, request).await.map(Either::Right)
                 } else {
                     app.handle(request).await.map(Either::Left)
-                })
-            }
+                }
+            };
+            async move { Ok::<_, Infallible>(trace::traced(request, answer).await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);

@@ -10,12 +10,18 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The program around `pilotlight_runtime::main`, which cargo builds along with the tests.
+/// The program around `pilotlight_runtime::main`.
 fn program() -> Command {
+    program_of("serve")
+}
+
+/// An example, which cargo builds along with the tests.
+fn program_of(name: &str) -> Command {
     let mut path = std::env::current_exe().expect("a test knows itself");
     path.pop();
     path.pop();
-    path.push("examples/serve");
+    path.push("examples");
+    path.push(name);
     let mut command = Command::new(path);
     for variable in [
         "MAX_BATCH_SIZE",
@@ -55,14 +61,13 @@ impl Drop for Running {
 
 impl Running {
     /// Starts with an inherited listener as number 3 and, where given, a lifeline as number 4.
-    fn start(args: &[&str], lifeline: Option<OwnedFd>) -> Self {
+    fn start(mut command: Command, args: &[&str], lifeline: Option<OwnedFd>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let address = listener.local_addr().expect("a bound listener has an address");
         let mut mappings = vec![FdMapping {
             parent_fd: listener.into(),
             child_fd: 3,
         }];
-        let mut command = program();
         command.env("LISTEN_FDS", "1").args(["--listen-fd", "3"]).args(args);
         if let Some(lifeline) = lifeline {
             command.args(["--lifeline-fd", "4"]);
@@ -80,14 +85,18 @@ impl Running {
 
     fn iris(args: &[&str], lifeline: Option<OwnedFd>) -> Self {
         let model = format!("iris={}", example("iris.onnx").display());
-        let running = Self::start(&[&["--model", &model], args].concat(), lifeline);
+        let running = Self::start(program(), &[&["--model", &model], args].concat(), lifeline);
+        running.ready("iris");
+        running
+    }
+
+    /// Waits until the model is ready.
+    fn ready(&self, model: &str) {
+        let line = format!("GET /v2/models/{model}/ready HTTP/1.1");
         // The socket listens already, so the first connection waits for the process instead of failing.
         for _ in 0..1000 {
-            if running
-                .send("GET /v2/models/iris/ready HTTP/1.1", "")
-                .starts_with("HTTP/1.1 200")
-            {
-                return running;
+            if self.send(&line, "").starts_with("HTTP/1.1 200") {
+                return;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -155,6 +164,47 @@ fn the_example_of_the_front_page_is_answered_to_the_letter() {
     assert!(answer.contains(r#"{"prediction":1,"confidence":0."#), "{answer}");
     let answer = iris.send("GET /v2/models/iris/ready HTTP/1.1", "");
     assert!(answer.contains("x-pilotlight-startup: load="), "{answer}");
+}
+
+#[test]
+fn a_model_of_ones_own_is_served_like_a_file() {
+    let own = Running::start(program_of("own_model"), &["--model-control-mode", "explicit"], None);
+    own.ready("perceptron");
+    let predict = |own: &Running| {
+        own.send(
+            "POST /v1/models/perceptron:predict HTTP/1.1",
+            r#"{"instances":[[1,0],[1,1],[0,1],[0,0]]}"#,
+        )
+    };
+    let answer = predict(&own);
+    assert!(
+        answer.ends_with(r#"{"predictions":[[1.0],[0.0],[1.0],[0.0]]}"#),
+        "{answer}"
+    );
+    let answer = own.send("GET /v2/models/perceptron HTTP/1.1", "");
+    assert!(
+        answer.contains(r#""platform":"burn_rust""#) && answer.contains(r#""shape":[-1,2]"#),
+        "{answer}"
+    );
+    for verb in ["unload", "load"] {
+        let answer = own.send(&format!("POST /v2/repository/models/perceptron/{verb} HTTP/1.1"), "");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    assert!(predict(&own).starts_with("HTTP/1.1 200"), "loaded again");
+}
+
+#[test]
+fn a_second_address_for_grpc_serves_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let second = listener.local_addr().expect("a bound listener has an address");
+    drop(listener);
+    let model = format!("iris={}", example("iris.onnx").display());
+    let args = ["--model", &model, "--grpc-address", &second.to_string()];
+    let mut iris = Running::start(program(), &args, None);
+    iris.ready("iris");
+    iris.address = second;
+    let answer = iris.send("GET /v2/models/iris/ready HTTP/1.1", "");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[test]

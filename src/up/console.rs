@@ -15,8 +15,8 @@ const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 
 /// The first line on stdout; scripts wait for it and read the real ports from it.
-pub(super) fn serving(http: SocketAddr, admin: SocketAddr) {
-    say(&format!("serving http://{http} admin http://{admin}"));
+pub(super) fn serving(scheme: &str, http: SocketAddr, admin: SocketAddr) {
+    say(&format!("serving {scheme}://{http} admin http://{admin}"));
 }
 
 /// A signal came.

@@ -6,11 +6,13 @@ use pilotlight_activator::Activator;
 use pilotlight_controller::{
     CheckConfig, Checker, Controller, LocalConfig, LocalPlatform, Parts, Source, SourceConfig, wake,
 };
+use pilotlight_storage::Fetcher;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{net::TcpListener, signal::unix, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{Args, console};
+use crate::data_plane;
 
 /// Why `up` can't start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,9 @@ pub(super) enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The flags of the data plane.
+    #[error(transparent)]
+    DataPlane(#[from] data_plane::Error),
     /// A part of the controller.
     #[error(transparent)]
     Controller(#[from] pilotlight_controller::Error),
@@ -67,19 +72,28 @@ fn hint(source: &io::Error) -> &'static str {
 pub(super) async fn run(args: Args) -> Result<(), Error> {
     check_directory(&args)?;
     raise_descriptor_limit();
+    let _exporting = pilotlight_telemetry::start("pilotlight");
     // Both sockets first: a taken port is told before anything is started.
     let (http, http_address) = listen(args.http_address, "--http-address").await?;
     let (admin, admin_address) = listen(args.admin_address, "--admin-address").await?;
 
     let signals = stop_on_signal()?;
     let (wake_handle, wakes) = wake::channel();
-    let activator = Activator::new(pilotlight_activator::Config::default(), Arc::new(wake_handle));
+    let activator = Activator::new(
+        args.data_plane.config(pilotlight_activator::Config::default())?,
+        Arc::new(wake_handle),
+    );
     let mut local = LocalConfig::new()?;
     local.max_processes = args.max_processes;
     let controller = Controller::new(
         pilotlight_controller::Config {
             domain: args.domain.clone(),
-            base_url: format!("http://{http_address}"),
+            base_url: format!("{}://{http_address}", args.data_plane.scheme()),
+            fetcher: Some(Fetcher::new(pilotlight_storage::Config {
+                directory: args.cache_dir.clone(),
+                limit_bytes: args.cache_size,
+                ..pilotlight_storage::Config::default()
+            })),
             ..pilotlight_controller::Config::default()
         },
         Parts {
@@ -92,7 +106,7 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
         },
     )?;
 
-    console::serving(http_address, admin_address);
+    console::serving(args.data_plane.scheme(), http_address, admin_address);
     tokio::spawn(console::print(controller.changes()));
     let router = activator.admin_router().merge(controller.api_router());
     let stop = Stop::default();

@@ -14,7 +14,6 @@ pub(crate) mod status;
 use std::sync::Arc;
 
 use http::{Response, Version, header, request::Parts};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use self::{
@@ -32,6 +31,7 @@ use crate::{
     headers,
     inference::Call,
     replay::{self, Received},
+    secure::incoming::ClientBody,
     server::Client,
     service,
 };
@@ -48,7 +48,12 @@ pub(crate) fn is_grpc(parts: &Parts) -> bool {
 }
 
 /// Answers one call.
-pub(crate) async fn handle(client: Arc<Client>, parts: Parts, body: Incoming, arrived: Instant) -> Response<ProxyBody> {
+pub(crate) async fn handle(
+    client: Arc<Client>,
+    parts: Parts,
+    body: ClientBody,
+    arrived: Instant,
+) -> Response<ProxyBody> {
     let inner = Arc::clone(&client.inner);
     match answer(client, parts, body.into(), arrived).await {
         Ok(response) => response,
@@ -70,6 +75,9 @@ async fn answer(
 ) -> Result<Response<ProxyBody>, Failure> {
     let inner = Arc::clone(&client.inner);
     let rpc = Rpc::of(parts.uri.path());
+    if !matches!(rpc, Rpc::Model { streaming: false, .. }) {
+        body.rest.unbounded();
+    }
     let addressed = addressed(&inner, &parts)?;
     let (call, (entry, strip)) = match (rpc, addressed) {
         (_, Some(target)) if target.0.route.policy.purity == Purity::Opaque => (Call::Other, target),
@@ -156,7 +164,7 @@ async fn read_field(
     let mut scanner = Scanner::new(field);
     let reading = async {
         while let Some(frame) = replay::next(&mut body.rest).await {
-            let frame = frame.map_err(|error| replay::body_failed(&error))?;
+            let frame = frame.map_err(|fault| Failure::from(&fault))?;
             let progress = frame.data_ref().map(|data| scanner.push(data));
             let read = body.read.push(frame);
             match progress {

@@ -20,9 +20,11 @@ pub(crate) enum GrpcStatus {
     InvalidArgument = 3,
     DeadlineExceeded = 4,
     NotFound = 5,
+    ResourceExhausted = 8,
     Unimplemented = 12,
     Internal = 13,
     Unavailable = 14,
+    Unauthenticated = 16,
 }
 
 impl GrpcStatus {

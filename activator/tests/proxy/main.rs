@@ -8,6 +8,7 @@ mod keda;
 mod lifecycle;
 mod replay;
 mod routing;
+mod secure;
 mod streaming;
 mod support;
 mod waiting;

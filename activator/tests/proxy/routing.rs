@@ -203,3 +203,20 @@ async fn weights_decide_which_backend_gets_a_request() {
     assert_eq!((none.requests(), all.requests()), (0, 10));
     assert_eq!(stage.activator.ready(&BackendId::new("ns/canary")).len(), 1);
 }
+
+#[tokio::test]
+async fn the_statistics_of_all_models_are_those_of_the_only_one() {
+    let (stage, _runtime) = Stage::awake(
+        RoutePolicy::default(),
+        handler(|request| async move { answer(request.uri().path().to_owned()) }),
+    )
+    .await;
+    let answer = stage.get("/v2/models/stats").await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.body[..]),
+        (200, &b"/v2/models/stats"[..])
+    );
+    let routes = ["iris", "digits"].map(|name| route(name, RoutePolicy::default()));
+    stage.activator.set_routes(routes.to_vec()).unwrap();
+    assert_eq!(stage.get("/v2/models/stats").await.reason(), "unknown-model");
+}

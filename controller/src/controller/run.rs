@@ -1,16 +1,18 @@
 //! The loop: one task that owns every service and waits for whatever happens next.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use pilotlight_activator::{BackendId, EndpointId};
+use pilotlight_manifests::{Service, Storage};
+use pilotlight_storage::Fetcher;
 use tokio::{
     sync::{Semaphore, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -19,7 +21,8 @@ use super::Shared;
 use crate::{
     change::{Change, What},
     check::{Check, Verdict},
-    model::{Model, ModelError, Models},
+    fetching::{Fetching, Look},
+    model::{self, Model, ModelError, Models},
     platform::{PlatformEvent, Revision},
     reports::Reports,
     service::{Context, Drain, ServiceState, unknown},
@@ -40,6 +43,7 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
 enum Done {
     Resolved {
         key: Arc<str>,
+        number: u64,
         result: Result<Model, ModelError>,
     },
     Checked {
@@ -48,6 +52,16 @@ enum Done {
         took: Duration,
         verdict: Verdict,
     },
+}
+
+/// A model that is being read or fetched.
+struct Resolving {
+    number: u64,
+    /// It changed meanwhile.
+    again: bool,
+    /// Where it is fetched from.
+    remote: Option<String>,
+    job: AbortHandle,
 }
 
 /// The state of the loop.
@@ -59,8 +73,12 @@ pub(super) struct Run {
     services: BTreeMap<Arc<str>, ServiceState>,
     models: Arc<Models>,
     readers: Arc<Semaphore>,
-    /// Services whose model is being read; true where it changed meanwhile.
-    resolving: HashMap<Arc<str>, bool>,
+    /// Services whose model is being read or fetched.
+    resolving: HashMap<Arc<str>, Resolving>,
+    /// Numbers what is being resolved, so that the end of one that was given up is not taken for another's.
+    resolutions: u64,
+    /// When services with a remote model are looked at again.
+    looks: HashMap<Arc<str>, Look>,
     jobs: JoinSet<Done>,
     drains: FuturesUnordered<Drain>,
     reports: Reports,
@@ -89,6 +107,8 @@ impl Run {
             models: Arc::default(),
             readers: Arc::new(Semaphore::new(READERS)),
             resolving: HashMap::new(),
+            resolutions: 0,
+            looks: HashMap::new(),
             jobs: JoinSet::new(),
             drains: FuturesUnordered::new(),
             reports,
@@ -234,6 +254,19 @@ impl Run {
                 }
             });
         }
+        let due: Vec<_> = self
+            .looks
+            .iter()
+            .filter(|(_, look)| look.at <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            // The look's end says when the next one is.
+            if let Some(look) = self.looks.get_mut(&key) {
+                look.at = now + self.shared.config.remote_interval.max(Duration::from_secs(1));
+            }
+            self.resolve(&key);
+        }
         if self.publish_at.is_some_and(|at| at <= now) {
             self.publish();
         }
@@ -243,6 +276,7 @@ impl Run {
         self.services
             .values()
             .filter_map(|state| state.wait_until)
+            .chain(self.looks.values().map(|look| look.at))
             .chain(self.publish_at)
             .min()
     }
@@ -259,9 +293,16 @@ impl Run {
             .collect();
         self.route(&declared);
         for key in gone {
+            self.looks.remove(&key);
+            self.give_up(&key);
             self.with(&key, ServiceState::remove);
         }
         for (key, service) in &declared.services {
+            // Each look at a remote model asks its store: not for a change elsewhere.
+            let known = self.services.get(key);
+            if is_remote(service) && known.is_some_and(|known| !known.removed && *known.service == **service) {
+                continue;
+            }
             if self.services.contains_key(key) {
                 self.with(key, |state, ctx| state.redeclare(ctx, service.clone()));
             } else {
@@ -310,27 +351,68 @@ impl Run {
 
     /// Reads the model of a service, once more where it is being read already.
     fn resolve(&mut self, key: &Arc<str>) {
-        if let Some(again) = self.resolving.get_mut(key) {
-            *again = true;
-            return;
-        }
         let Some(state) = self.services.get(key) else { return };
-        self.resolving.insert(key.clone(), false);
-        let (key, service) = (key.clone(), state.service.clone());
-        let (models, readers) = (self.models.clone(), self.readers.clone());
+        let service = state.service.clone();
+        let remote = match &service.storage {
+            Storage::Remote(uri) => Some(uri.clone()),
+            _ => None,
+        };
+        if let Some(under_way) = self.resolving.get_mut(key) {
+            if under_way.remote == remote {
+                under_way.again = true;
+                return;
+            }
+            // It may take for ever, and isn't what is wanted any more.
+            self.give_up(key);
+        }
+        self.resolutions += 1;
+        let number = self.resolutions;
+        let job = match (&remote, self.shared.config.fetcher.clone()) {
+            (Some(uri), Some(fetcher)) => self.fetch(key, number, uri, fetcher),
+            _ => self.read(key, number, service),
+        };
+        let under_way = Resolving {
+            number,
+            again: false,
+            remote,
+            job,
+        };
+        self.resolving.insert(key.clone(), under_way);
+    }
+
+    fn read(&mut self, key: &Arc<str>, number: u64, service: Arc<Service>) -> AbortHandle {
+        let (key, models, readers) = (key.clone(), self.models.clone(), self.readers.clone());
         self.jobs.spawn(async move {
             // The semaphore is never closed.
             let _turn = readers.acquire_owned().await;
             let path = std::path::PathBuf::from(service.name.clone());
             let read = tokio::task::spawn_blocking(move || models.resolve(&service.storage)).await;
             let result = read.unwrap_or_else(|error| Err(ModelError::Unreadable(path, error.to_string())));
-            Done::Resolved { key, result }
-        });
+            Done::Resolved { key, number, result }
+        })
+    }
+
+    fn fetch(&mut self, key: &Arc<str>, number: u64, uri: &str, fetcher: Fetcher) -> AbortHandle {
+        let (key, uri, fetching) = (key.clone(), uri.to_owned(), Arc::new(Fetching::default()));
+        if let Some(state) = self.services.get_mut(&key) {
+            state.fetching = Some(fetching.clone());
+        }
+        self.jobs.spawn(async move {
+            let result = model::fetch(&fetcher, &uri, fetching.watch()).await;
+            Done::Resolved { key, number, result }
+        })
+    }
+
+    /// Ends a resolution without its result.
+    fn give_up(&mut self, key: &Arc<str>) {
+        if let Some(under_way) = self.resolving.remove(key) {
+            under_way.job.abort();
+        }
     }
 
     fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
-            Ok(Done::Resolved { key, result }) => self.resolved(key, result),
+            Ok(Done::Resolved { key, number, result }) => self.resolved(key, number, result),
             Ok(Done::Checked {
                 key,
                 revision,
@@ -340,13 +422,27 @@ impl Run {
                 self.shared.metrics.checks.observe(took.as_secs_f64());
                 self.with(&key, |state, ctx| state.verdict(ctx, &revision, verdict));
             }
+            // A fetch that nobody wants any more.
+            Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!(%error, "a job of the controller ended"),
         }
     }
 
-    fn resolved(&mut self, key: Arc<str>, result: Result<Model, ModelError>) {
-        if self.resolving.remove(&key) == Some(true) {
+    fn resolved(&mut self, key: Arc<str>, number: u64, result: Result<Model, ModelError>) {
+        let under_way = match self.resolving.entry(key.clone()) {
+            Entry::Occupied(entry) if entry.get().number == number => entry.remove(),
+            _ => return,
+        };
+        if under_way.again {
             return self.resolve(&key);
+        }
+        if under_way.remote.is_some() {
+            let (before, config) = (self.looks.get(&key).copied(), &self.shared.config);
+            let (interval, retry) = (config.remote_interval, config.remote_retry);
+            let look = Look::after(before, result.is_ok(), Instant::now(), interval, retry);
+            self.looks.insert(key.clone(), look);
+        } else {
+            self.looks.remove(&key);
         }
         let model = result.clone().ok();
         let check = self
@@ -448,6 +544,10 @@ fn context<'a>(shared: &'a Shared, epoch: Instant, drains: &'a mut Vec<Drain>) -
         changes: &shared.changes,
         drains,
     }
+}
+
+fn is_remote(service: &Service) -> bool {
+    matches!(service.storage, Storage::Remote(_))
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {

@@ -74,7 +74,6 @@ impl World {
             status: watch::Sender::new(Arc::default()),
             changes: broadcast::Sender::new(1000),
             metrics: Metrics::new(&Registry::new()).unwrap(),
-            registry: Registry::new(),
             ending: CancellationToken::new(),
         };
         let declared = watch::Sender::new(Arc::<Declared>::default());

@@ -138,7 +138,7 @@ pub(super) fn refusal(what: &str, error: &io::Error) -> (WakeReason, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::Model, testing::service, workload::workload};
+    use crate::{model::Model, platform::Hold, testing::service, workload::workload};
 
     fn spec(change: impl FnOnce(&mut pilotlight_manifests::Service)) -> RuntimeSpec {
         let mut service = service("iris");
@@ -148,6 +148,7 @@ mod tests {
             &Model {
                 path: "/m/iris.onnx".into(),
                 digest: "d".into(),
+                hold: Hold::default(),
             },
         )
         .runtime

@@ -3,7 +3,7 @@
 use std::{net::TcpStream, path::PathBuf};
 
 use super::*;
-use crate::{model::Model, testing::service, workload::workload};
+use crate::{model::Model, platform::Hold, testing::service, workload::workload};
 
 fn config() -> LocalConfig {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fake-runtime.sh");
@@ -28,6 +28,7 @@ fn model(file: &str) -> Workload {
         &Model {
             path: PathBuf::from("/secret/place").join(file),
             digest: file.to_owned(),
+            hold: Hold::default(),
         },
     )
 }

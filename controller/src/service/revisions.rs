@@ -13,6 +13,7 @@ use crate::{
 impl ServiceState {
     /// The model's file was found, or not. Answers whether the newest revision needs a check.
     pub(crate) fn resolved(&mut self, ctx: &mut Context<'_>, model: Result<Model, ModelError>) -> bool {
+        self.fetching = None;
         let before = self.problem.as_ref().and_then(|problem| problem.revision.clone());
         let check = self.take_model(ctx, model);
         // A revision that was found broken before is looked at again without ado.
@@ -170,10 +171,11 @@ impl ServiceState {
         if self.problem.as_ref() != Some(&problem) {
             ctx.tell(&self.key, What::ModelBroken(problem.message.clone()));
         }
-        if !self.serving() {
-            ctx.traffic.wake_failed(&self.backend, problem.wake_error());
-        }
+        let error = problem.wake_error();
         self.problem = Some(problem);
+        if !self.serving() && self.blocking_problem().is_some() {
+            ctx.traffic.wake_failed(&self.backend, error);
+        }
     }
 
     fn clear_problem(&mut self, ctx: &Context<'_>) {

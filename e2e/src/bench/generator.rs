@@ -30,6 +30,21 @@ impl Request {
         }
     }
 
+    /// `POST path` with a body of bytes and these further headers.
+    pub fn bytes(host: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
+        let headers: String = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {}\r\n\r\n",
+            body.len()
+        );
+        Self {
+            bytes: [head.as_bytes(), body].concat(),
+        }
+    }
+
     /// `GET path` for the virtual host `host`.
     pub fn get(host: &str, path: &str) -> Self {
         Self {
@@ -65,6 +80,84 @@ pub async fn run(address: SocketAddr, request: &Request, connections: usize, len
     }
 }
 
+/// Sends `request` at random times, `rate` of them in a second on the whole, over at most `connections` connections for `length`.
+/// A request's time begins when it is due, so that one that finds no connection free counts its wait too. Panics as [`run`].
+pub async fn run_at(address: SocketAddr, request: &Request, rate: f64, connections: usize, length: Duration) -> Round {
+    let start = Instant::now();
+    let mut set = JoinSet::new();
+    for seed in 0..connections {
+        let due = Poisson::new(seed as u64 + 1, rate / connections as f64);
+        set.spawn(timed_connection(address, request.bytes.clone(), start, length, due));
+    }
+    let mut latencies = Vec::new();
+    while let Some(result) = set.join_next().await {
+        latencies.extend(result.expect("a connection of the bench failed"));
+    }
+    Round {
+        rate: latencies.len() as f64 / start.elapsed().as_secs_f64(),
+        latencies,
+    }
+}
+
+/// The times of a Poisson process; many of them together are one of the rates' sum.
+struct Poisson {
+    state: u64,
+    rate: f64,
+    at: f64,
+}
+
+impl Poisson {
+    fn new(seed: u64, rate: f64) -> Self {
+        let state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self { state, rate, at: 0.0 }
+    }
+
+    /// Seconds from the start to the next one.
+    fn next(&mut self) -> f64 {
+        // xorshift64: even enough for a bench.
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        let uniform = ((self.state >> 11) as f64 + 1.0) / (1u64 << 53) as f64;
+        self.at -= uniform.ln() / self.rate;
+        self.at
+    }
+}
+
+async fn timed_connection(
+    address: SocketAddr,
+    request: Vec<u8>,
+    start: Instant,
+    length: Duration,
+    mut due: Poisson,
+) -> Vec<f64> {
+    let mut stream = TcpStream::connect(address)
+        .await
+        .unwrap_or_else(|error| panic!("{address}: {error}"));
+    stream.set_nodelay(true).expect("a TCP socket");
+    let mut latencies = Vec::new();
+    let mut buffer = Vec::with_capacity(1 << 14);
+    loop {
+        let at = Duration::from_secs_f64(due.next());
+        if at >= length {
+            return latencies;
+        }
+        tokio::time::sleep_until(start + at).await;
+        exchange(&mut stream, &request, &mut buffer).await;
+        latencies.push((start.elapsed() - at).as_secs_f64());
+    }
+}
+
+/// One request and its whole answer.
+async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) {
+    stream.write_all(request).await.expect("the connection stays open");
+    buffer.clear();
+    while !is_whole(buffer) {
+        let read = stream.read_buf(buffer).await.expect("the connection stays open");
+        assert!(read > 0, "closed after {:?}", String::from_utf8_lossy(buffer));
+    }
+}
+
 async fn connection(address: SocketAddr, request: Vec<u8>, end: Instant) -> Vec<f64> {
     let mut stream = TcpStream::connect(address)
         .await
@@ -74,12 +167,7 @@ async fn connection(address: SocketAddr, request: Vec<u8>, end: Instant) -> Vec<
     let mut buffer = Vec::with_capacity(1 << 14);
     let mut now = Instant::now();
     while now < end {
-        stream.write_all(&request).await.expect("the connection stays open");
-        buffer.clear();
-        while !is_whole(&buffer) {
-            let read = stream.read_buf(&mut buffer).await.expect("the connection stays open");
-            assert!(read > 0, "closed after {:?}", String::from_utf8_lossy(&buffer));
-        }
+        exchange(&mut stream, &request, &mut buffer).await;
         let done = Instant::now();
         latencies.push((done - now).as_secs_f64());
         now = done;
@@ -119,6 +207,20 @@ mod tests {
         assert!(is_whole(
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
         ));
+    }
+
+    #[test]
+    fn a_poisson_process_has_its_rate_and_no_rhythm() {
+        let mut due = Poisson::new(3, 100.0);
+        let times: Vec<f64> = (0..10_000).map(|_| due.next()).collect();
+        let gaps: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+        assert!((0.0095..0.0105).contains(&mean), "{mean}");
+        assert!(
+            (0.9..1.1).contains(&(variance.sqrt() / mean)),
+            "exponential gaps deviate by their mean"
+        );
     }
 
     #[tokio::test]

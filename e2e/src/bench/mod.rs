@@ -4,6 +4,6 @@ mod generator;
 mod haproxy;
 mod statistics;
 
-pub use generator::{Request, Round, run};
+pub use generator::{Request, Round, run, run_at};
 pub use haproxy::HaProxy;
 pub use statistics::{figure, median, percentile};

@@ -262,7 +262,8 @@ mod tests {
                 let read = |body: String| face.parse(&HeaderMap::new(), &Bytes::from(body), "m", &signature).map(|(inputs, _)| inputs);
                 let (fast, slow) = (read(body.clone()), read(slow(&body)));
                 match (&fast, &slow) {
-                    (Ok(fast), Ok(slow)) => prop_assert_eq!(fast, slow),
+                    // As text, since NaN, which null is, is not itself.
+                    (Ok(fast), Ok(slow)) => prop_assert_eq!(format!("{fast:?}"), format!("{slow:?}")),
                     (Err(_), Err(_)) => {}
                     _ => prop_assert!(false, "{body}: {fast:?}, {slow:?}"),
                 }

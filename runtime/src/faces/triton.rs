@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use pilotlight_engine::{DataType, Signature, TensorInfo};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::json::declared;
@@ -134,7 +133,7 @@ pub(crate) struct Management {
     pub(crate) ready: bool,
     /// Of a load or an unload.
     #[serde(default)]
-    pub(crate) parameters: BTreeMap<String, IgnoredAny>,
+    pub(crate) parameters: BTreeMap<String, Value>,
 }
 
 impl Management {

@@ -342,7 +342,10 @@ pub(crate) struct RepositoryModelLoadRequest {
 
 /// `ModelRepositoryParameter`, of which the name alone is looked at.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct RepositoryParameter {}
+pub(crate) struct RepositoryParameter {
+    #[prost(string, tag = "3")]
+    pub(crate) string_param: String,
+}
 
 /// Also of an unload. Triton's is empty; KServe's clients read both fields, and Triton's skip them.
 #[derive(Clone, PartialEq, Message)]

@@ -196,7 +196,7 @@ async fn infer<S>(
     let start = Instant::now();
     let timings = answer.timings;
     let response = tensors::answer(&call, served, answer.outputs);
-    app.answered(served, arrived, timings, input, start.elapsed());
+    App::answered(served, arrived, timings, input, start.elapsed());
     Ok(response)
 }
 

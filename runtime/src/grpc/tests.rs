@@ -571,7 +571,9 @@ async fn models_are_loaded_and_unloaded_in_tritons_and_in_kserves_layout() {
         model_name: "m".into(),
         ..RepositoryModelLoadRequest::default()
     };
-    request.parameters.insert("config".into(), RepositoryParameter {});
+    request
+        .parameters
+        .insert("config".into(), RepositoryParameter::default());
     let seen = call(&bench, "RepositoryModelLoad", &request).await;
     assert_eq!((seen.status, &*seen.reason), (12, "unsupported"));
     let bench = echo(DataType::F32).await;

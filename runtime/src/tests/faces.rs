@@ -62,7 +62,7 @@ async fn v2_infers_with_id_and_requested_outputs() {
 async fn v2_tells_of_server_models_and_metadata() {
     let bench = iris().await;
     let server = format!(
-        r#"{{"extensions":["binary_tensor_data","model_configuration","parameters","statistics"],"name":"pilotlight","version":"{}"}}"#,
+        r#"{{"extensions":["binary_tensor_data","classification","model_configuration","model_repository","parameters","schedule_policy","statistics"],"name":"pilotlight","version":"{}"}}"#,
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(bench.get("/v2").await.body, server);

@@ -43,8 +43,8 @@ pub(crate) struct Download<'a> {
 }
 
 /// One answer's worth of bytes.
-struct Part<'a> {
-    object: &'a Object,
+struct Part {
+    object: Arc<Object>,
     file: Arc<File>,
     range: Option<Range<u64>>,
 }
@@ -58,7 +58,7 @@ impl Download<'_> {
         let mut files = Vec::new();
         for object in &listing.objects {
             let file = create(folder, object).map_err(|error| disk(&error))?;
-            parts.extend(self.parts(object, &file));
+            parts.extend(self.parts(&Arc::new(object.clone()), &file));
             files.push(file);
         }
         stream::iter(parts)
@@ -71,9 +71,9 @@ impl Download<'_> {
         Ok(())
     }
 
-    fn parts<'a>(&self, object: &'a Object, file: &Arc<File>) -> Vec<Part<'a>> {
+    fn parts(&self, object: &Arc<Object>, file: &Arc<File>) -> Vec<Part> {
         let part = |range| Part {
-            object,
+            object: Arc::clone(object),
             file: Arc::clone(file),
             range,
         };
@@ -88,7 +88,7 @@ impl Download<'_> {
     }
 
     /// One part, with as many tries as it takes.
-    async fn part(&self, part: Part<'_>, meter: &Meter<'_>) -> Result<(), Failed> {
+    async fn part(&self, part: Part, meter: &Meter<'_>) -> Result<(), Failed> {
         // The semaphore is never closed.
         let _turn = self.transfers.acquire().await;
         let (mut done, mut failed, mut tries) = (0, 0, 0);
@@ -118,7 +118,7 @@ impl Download<'_> {
     }
 
     /// One try; `done` bytes of the part are there already.
-    async fn attempt(&self, part: &Part<'_>, done: &mut u64, meter: &Meter<'_>) -> Result<(), Fault> {
+    async fn attempt(&self, part: &Part, done: &mut u64, meter: &Meter<'_>) -> Result<(), Fault> {
         let start = part.range.as_ref().map_or(0, |range| range.start);
         let range = part.range.as_ref().map(|range| range.start + *done..range.end);
         let expected = part
@@ -126,7 +126,7 @@ impl Download<'_> {
             .as_ref()
             .map(|range| range.end - range.start)
             .or(part.object.size);
-        let mut bytes = self.source.read(part.object, range).await?;
+        let mut bytes = self.source.read(&part.object, range).await?;
         let mut gathered = Vec::new();
         loop {
             let next = tokio::time::timeout(self.config.idle_timeout, bytes.next()).await;

@@ -148,7 +148,9 @@ impl Inner {
 
     /// Is open: [`Self::fetch`] begins with that.
     fn cache(&self) -> io::Result<&Cache> {
-        self.cache.get().ok_or_else(|| io::Error::other("the cache is not open"))
+        self.cache
+            .get()
+            .ok_or_else(|| io::Error::other("the cache is not open"))
     }
 
     /// Content that the URI's own checksum names.

@@ -72,9 +72,14 @@ pub(crate) fn cut(body: &[u8]) -> Option<Cut<'_>> {
             at += 1;
             continue;
         };
-        let list = &body[at..=at + last];
-        if count(list, b'[') != count(list, b']') {
+        let mut list = &body[at..=at + last];
+        let (open, close) = (count(list, b'['), count(list, b']'));
+        if open > close {
             return None;
+        }
+        // What closes more than was opened belongs to the lists around this one.
+        for _ in open..close {
+            list = &list[..=list[..list.len() - 1].iter().rposition(|&b| b == b']')?];
         }
         if list.len() >= LEAST {
             cut.rest.extend_from_slice(&body[copied..at]);
@@ -144,12 +149,12 @@ mod tests {
     #[test]
     fn long_lists_are_cut_out_and_the_rest_stays() {
         let long = list(100);
-        let body = format!(r#"{{"a\"[": [1, 2], "b": {long}, "c": ["x", {long}], "d": [[], {{}}]}}"#);
+        let body = format!(r#"{{"a\"[": [1, 2], "b": {long}, "c": ["x", {long}], "d": [[], []]}}"#);
         let cut = cut(body.as_bytes()).unwrap();
         let rest = std::str::from_utf8(cut.rest()).unwrap();
         assert_eq!(
             rest,
-            r#"{"a\"[": [1, 2], "b": "\u0001pilotlight:0", "c": ["x", "\u0001pilotlight:1"], "d": [[], {}]}"#
+            r#"{"a\"[": [1, 2], "b": "\u0001pilotlight:0", "c": ["x", "\u0001pilotlight:1"], "d": [[], []]}"#
         );
         let read: serde_json::Value = serde_json::from_str(rest).unwrap();
         assert_eq!(cut.holes().list(read["c"][1].as_str().unwrap()), Some(long.as_bytes()));

@@ -239,6 +239,56 @@ mod tests {
         }
     }
 
+    /// A bucket with these keys; each object holds its key.
+    async fn cloud(keys: &[&str], path: &str) -> Cloud {
+        let store = object_store::memory::InMemory::new();
+        for key in keys {
+            let content = object_store::PutPayload::from(key.as_bytes().to_vec());
+            store
+                .put_opts(&Path::from(*key), content, Default::default())
+                .await
+                .unwrap();
+        }
+        Cloud {
+            store: Arc::new(store),
+            path: Path::from(path),
+            folder: path.ends_with('/'),
+            max_files: 3,
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_is_one_object_or_the_folder_of_those_below_it() {
+        let keys = ["m/iris", "m/iris/1/model.onnx", "m/iris/labels", "m/iris-2/model.onnx"];
+        let listing = cloud(&keys, "m/iris").await.list().await.unwrap();
+        assert!(listing.single);
+        assert_eq!((listing.objects[0].name.as_str(), listing.bytes()), ("iris", Some(6)));
+
+        let folder = cloud(&keys, "m/iris/").await;
+        let listing = folder.list().await.unwrap();
+        let names: Vec<_> = listing.objects.iter().map(|object| object.name.as_str()).collect();
+        assert_eq!(
+            (listing.single, names),
+            (false, vec!["1/model.onnx", "labels"]),
+            "not what only begins alike"
+        );
+        let bytes: Vec<_> = folder
+            .read(&listing.objects[0], Some(2..6))
+            .await
+            .unwrap()
+            .try_collect()
+            .await
+            .unwrap();
+        assert_eq!(bytes.concat(), b"iris");
+
+        assert_eq!(cloud(&keys, "m/nothing").await.list().await, Err(Fault::NotFound));
+        assert_eq!(
+            cloud(&["a/1", "a/2", "a/3", "a/4"], "a").await.list().await,
+            Err(Fault::TooMany)
+        );
+    }
+
     #[test]
     fn what_may_pass_by_itself_is_told_from_what_will_not() {
         let slow = "Error performing GET http://h/b in 1ms - Server returned non-2xx status code: 503 Service Unavailable: \

@@ -1,0 +1,142 @@
+//! Where spans go.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::SpanExporter;
+use opentelemetry_sdk::{
+    Resource,
+    error::{OTelSdkError, OTelSdkResult},
+    trace::{SdkTracer, SdkTracerProvider, SpanData},
+};
+use tokio::runtime::Handle;
+
+/// Spans are made with it once there is an endpoint.
+static TRACER: OnceLock<SdkTracer> = OnceLock::new();
+
+pub(crate) fn tracer() -> Option<&'static SdkTracer> {
+    TRACER.get()
+}
+
+/// Exports until it is dropped, which sends what is left and may take some seconds where nobody takes it.
+#[derive(Debug)]
+#[must_use = "dropping it ends the export"]
+pub struct Exporting(Option<SdkTracerProvider>);
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        if let Some(provider) = &self.0
+            && let Err(error) = provider.shutdown()
+        {
+            tracing::warn!(%error, "not all traces were sent");
+        }
+    }
+}
+
+/// Begins to export traces under this service name (unless `OTEL_SERVICE_NAME` gives another), where the environment says
+/// whither. Has to be called within a tokio runtime, which sends them. What is wrong with the variables is logged, and
+/// nothing is exported. A second call in one process does nothing.
+pub fn start(service_name: &'static str) -> Exporting {
+    if !is_wanted(|name| std::env::var(name).ok()) {
+        return Exporting(None);
+    }
+    match provider(service_name) {
+        Ok(provider) if TRACER.set(provider.tracer("pilotlight")).is_ok() => Exporting(Some(provider)),
+        Ok(_) => Exporting(None),
+        Err(error) => {
+            tracing::error!(%error, "traces can't be exported");
+            Exporting(None)
+        }
+    }
+}
+
+fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let is = |name: &str, value: &str| variable(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
+    let has = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    !is("OTEL_SDK_DISABLED", "true")
+        && !is("OTEL_TRACES_EXPORTER", "none")
+        && (has("OTEL_EXPORTER_OTLP_ENDPOINT") || has("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+}
+
+/// The protocol's variables; `http/protobuf` where they say nothing.
+fn is_grpc(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let named = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]
+        .into_iter()
+        .find_map(|name| variable(name).filter(|value| !value.is_empty()));
+    named.is_some_and(|protocol| protocol == "grpc")
+}
+
+fn provider(service_name: &'static str) -> Result<SdkTracerProvider, opentelemetry_otlp::ExporterBuildError> {
+    let exporter = if is_grpc(|name| std::env::var(name).ok()) {
+        SpanExporter::builder().with_tonic().build()?
+    } else {
+        SpanExporter::builder().with_http().build()?
+    };
+    let mut resource = Resource::builder();
+    if std::env::var_os("OTEL_SERVICE_NAME").is_none_or(|name| name.is_empty()) {
+        resource = resource.with_service_name(service_name);
+    }
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(OnRuntime {
+            exporter: Arc::new(exporter),
+            runtime: Handle::current(),
+        })
+        .with_resource(resource.build())
+        .build())
+}
+
+/// The SDK exports from a thread of its own; the clients of the exporters want tokio's.
+struct OnRuntime {
+    exporter: Arc<SpanExporter>,
+    runtime: Handle,
+}
+
+impl fmt::Debug for OnRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnRuntime").finish_non_exhaustive()
+    }
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for OnRuntime {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let exporter = Arc::clone(&self.exporter);
+        let sent = self.runtime.spawn(async move { exporter.export(batch).await }).await;
+        sent.unwrap_or_else(|error| Err(OTelSdkError::InternalFailure(error.to_string())))
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        // Called once, before anything is exported, while there is no other owner.
+        if let Some(exporter) = Arc::get_mut(&mut self.exporter) {
+            exporter.set_resource(resource);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_exported_unless_there_is_an_endpoint() {
+        let wanted = |all: &[(&str, &str)]| {
+            is_wanted(|name| {
+                let found = all.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        assert!(!wanted(&[]));
+        assert!(!wanted(&[("OTEL_SERVICE_NAME", "x")]));
+        assert!(!wanted(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]));
+        assert!(wanted(&[endpoint]));
+        assert!(wanted(&[(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "http://collector:4318/v1/traces"
+        )]));
+        assert!(!wanted(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]));
+        assert!(!wanted(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]));
+    }
+}
