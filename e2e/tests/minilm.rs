@@ -91,13 +91,11 @@ async fn a_sentence_transformer_answers_as_in_onnxruntime() {
 }
 
 #[test]
-fn every_way_to_export_it_gives_the_same_numbers() {
-    for opset in ["14", "17", "20"] {
-        for attention in ["divided", "scaled"] {
-            let folder = tempfile::tempdir().expect("a directory");
-            make(folder.path(), &["--opset", opset, "--attention", attention]);
-            compare(&folder.path().join("minilm.onnx"), folder.path());
-        }
+fn other_ways_to_export_it_give_the_same_numbers() {
+    for (opset, attention) in [("14", "scaled"), ("17", "divided"), ("20", "scaled")] {
+        let folder = tempfile::tempdir().expect("a directory");
+        make(folder.path(), &["--opset", opset, "--attention", attention]);
+        compare(&folder.path().join("minilm.onnx"), folder.path());
     }
 }
 

@@ -51,11 +51,8 @@ impl Report {
             Outcome::Passed => {}
             Outcome::Failed(why) | Outcome::Unsupported(why) => self.open.push((case.name.clone(), reason(case, why))),
         }
-        match other {
-            Some(Outcome::Failed(why) | Outcome::Unsupported(why)) => {
-                self.different.push((case.name.clone(), why.clone()));
-            }
-            _ => {}
+        if let Some(Outcome::Failed(why) | Outcome::Unsupported(why)) = other {
+            self.different.push((case.name.clone(), why.clone()));
         }
     }
 

@@ -47,7 +47,7 @@ impl Files {
             }
         };
         let Some(location) = entry("location") else {
-            bail!("its external data has no location")
+            bail!("its data lies in another file, and it does not say in which")
         };
         let bytes = self.file(location)?;
         let offset = number("offset")?.unwrap_or(0);

@@ -6,6 +6,7 @@ use pilotlight_engine::onnx::{
     TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
 use pilotlight_engine::{Data, LoadOptions, Model, RunError, Tensor, load, load_bytes};
+use proptest::prelude::*;
 use prost::Message;
 
 const FLOAT: i32 = 1;
@@ -380,5 +381,28 @@ fn weights_in_other_files_are_found_beside_the_model_and_nowhere_else() {
             panic!("{location} {offset} {length} loaded")
         };
         assert!(e.contains("\"w\""), "{e}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    // Loaded only: a trip count of billions is no crash, but takes its time.
+    #[test]
+    fn a_loop_and_functions_with_changed_bytes_never_panic(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let mut whole = doubling(3);
+        whole.functions = vec![
+            function("F", vec![call("G", "a", "b")]),
+            function("G", vec![node("Neg", &["a"], &["b"])]),
+        ];
+        whole.graph.as_mut().expect("a graph").node.push(call("F", "x", "unread"));
+        let mut bytes = whole.encode_to_vec();
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let _ = load_bytes(Bytes::from(bytes), &LoadOptions::default());
     }
 }

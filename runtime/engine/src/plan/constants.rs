@@ -101,7 +101,8 @@ fn sized_within(node: &Node, inputs: &[Option<Arc<Tensor>>]) -> bool {
                 && inputs.iter().flatten().all(|t| t.data().len() <= 64)
                 && !matches!(node.op.as_str(), "Resize" | "Upsample" | "OneHot")
         }
-        "Range" => false,
+        "Range" | "AffineGrid" | "CenterCropPad" | "Col2Im" | "MaxUnpool" | "MaxRoiPool" | "RoiAlign" | "DFT"
+        | "STFT" | "HannWindow" | "HammingWindow" | "BlackmanWindow" | "MelWeightMatrix" => false,
         _ => true,
     }
 }
