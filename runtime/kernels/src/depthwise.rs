@@ -1,7 +1,8 @@
 //! Convolutions of one channel: no sum over channels, so a matrix product would only copy.
 
 use crate::conv::Geometry;
-use crate::gemm::{borrow, give_back, within};
+use crate::finish::within;
+use crate::gemm::{borrow, give_back};
 use crate::simd::{Isa, Level, Work, dispatch};
 
 /// One channel's convolution.

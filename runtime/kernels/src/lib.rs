@@ -1,11 +1,30 @@
-//! Kernels for the CPU that the engine can't get from its backend: a convolution over packed weights.
+//! Kernels for the CPU that the engine can't get from its backend, or not fast enough: convolutions and products over
+//! packed weights, attention, normalisations, element-wise functions and transposes.
 //!
-//! A crate of its own, because it is the only one with `unsafe` code: `simd` holds all of it, which is the loads and
-//! stores of three vector kernels and the calls into code compiled for instructions that were found at run time.
+//! A crate of its own, because it is the only one with `unsafe` code: loads and stores of vector kernels, calls into code
+//! compiled for instructions that were found at run time (`simd`), and slices that several tasks write in parts (`shared`).
+//! Everything runs on the current rayon pool, and on the caller's thread alone where there is too little work to share.
 
+mod attention;
 mod conv;
 mod depthwise;
+mod elementwise;
+mod finish;
 mod gemm;
+mod math;
+mod matmul;
+mod norm;
+mod permute;
+mod shared;
 mod simd;
+mod tasks;
+#[cfg(test)]
+mod testing;
 
+pub use attention::{Attention, Heads, Mask, Sizes};
 pub use conv::{Conv, Geometry};
+pub use elementwise::{Pair, map, pair};
+pub use finish::Function;
+pub use matmul::{Batch, Finish, Matrix};
+pub use norm::{layer_norm, softmax};
+pub use permute::permute;
