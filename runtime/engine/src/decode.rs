@@ -4,9 +4,10 @@ use bytes::Bytes;
 use half::{bf16, f16};
 
 use crate::fault::{OpResult, bail, ensure};
+use crate::files::Files;
 use crate::onnx::TensorProto;
 use crate::shape;
-use crate::{Data, DataType, Tensor};
+use crate::{Data, DataType, Small, Tensor};
 
 /// The engine's name for an ONNX element type.
 pub(crate) fn data_type(onnx: i32) -> OpResult<DataType> {
@@ -29,14 +30,35 @@ pub(crate) fn data_type(onnx: i32) -> OpResult<DataType> {
     })
 }
 
-/// Reads a tensor; the element count must be exactly what its dimensions say.
+/// Reads a tensor that carries its data; the element count must be exactly what its dimensions say.
 pub(crate) fn tensor(proto: &TensorProto) -> OpResult<Tensor> {
-    ensure!(
-        proto.data_location.unwrap_or(0) == 0 && proto.external_data.is_empty(),
-        "its data lies in another file, which is not supported"
-    );
+    tensor_in(proto, &Files::default())
+}
+
+/// Reads a tensor whose data may lie in another file.
+pub(crate) fn tensor_in(proto: &TensorProto, files: &Files) -> OpResult<Tensor> {
+    if proto.data_location.unwrap_or(0) != 0 || !proto.external_data.is_empty() {
+        let inside = TensorProto {
+            raw_data: Some(files.read(&proto.external_data)?),
+            dims: proto.dims.clone(),
+            data_type: proto.data_type,
+            ..TensorProto::default()
+        };
+        return tensor(&inside);
+    }
     let dims = shape::from_i64s(&proto.dims)?;
     let count = shape::elements(&dims)?;
+    if let Some(small) = Small::from_onnx(proto.data_type.unwrap_or(0)) {
+        let bits = match &proto.raw_data {
+            Some(raw) if !raw.is_empty() || count == 0 => small.unpack(raw, count)?,
+            // Each field carries one byte, however many elements lie in it.
+            _ => small.unpack(&proto.int32_data.iter().map(|&v| v as u8).collect::<Vec<_>>(), count)?,
+        };
+        return match Tensor::of_small(dims, small, bits) {
+            Some(tensor) => Ok(tensor),
+            None => bail!("it does not fit its dimensions {:?}", proto.dims),
+        };
+    }
     let data = match &proto.raw_data {
         // Writers leave an empty raw_data beside typed fields.
         Some(raw) if !raw.is_empty() || count == 0 => from_raw(data_type(proto.data_type.unwrap_or(0))?, raw, count)?,
@@ -49,7 +71,8 @@ pub(crate) fn tensor(proto: &TensorProto) -> OpResult<Tensor> {
     }
 }
 
-fn from_raw(datatype: DataType, raw: &[u8], count: usize) -> OpResult<Data> {
+/// Elements of little-endian bytes.
+pub(crate) fn from_raw(datatype: DataType, raw: &[u8], count: usize) -> OpResult<Data> {
     fn chunks<const N: usize, T>(raw: &[u8], count: usize, read: fn([u8; N]) -> T) -> OpResult<Vec<T>> {
         ensure!(
             count.checked_mul(N) == Some(raw.len()),
@@ -73,6 +96,26 @@ fn from_raw(datatype: DataType, raw: &[u8], count: usize) -> OpResult<Data> {
         DataType::F32 => Data::F32(chunks(raw, count, f32::from_le_bytes)?),
         DataType::F64 => Data::F64(chunks(raw, count, f64::from_le_bytes)?),
         DataType::Bytes => bail!("strings can't be raw data"),
+    })
+}
+
+/// The reverse of `from_raw`.
+pub(crate) fn to_raw(data: &Data) -> OpResult<Vec<u8>> {
+    Ok(match data {
+        Data::Bool(v) => v.iter().map(|&b| u8::from(b)).collect(),
+        Data::U8(v) => v.clone(),
+        Data::U16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::U32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::U64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::I8(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::I16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::I32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::I64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::F16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::BF16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::F64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::Bytes(_) => bail!("strings have no bits"),
     })
 }
 

@@ -1,6 +1,8 @@
 //! Runs a plan on a Burn backend. This is all of the engine that is generic over the backend, together with `device`
 //! and `value`; a crate for another backend instantiates `compile` and nothing else.
 
+mod control;
+
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
@@ -13,7 +15,8 @@ use crate::fault::{Fault, OpResult, ensure};
 use crate::kernel::{HostOp, Inputs, Kernel, ViewOp, is_float, shape_result};
 use crate::plan::{Plan, Step};
 use crate::value::Value;
-use crate::{Model, RunError, Signature, Tensor, host};
+use crate::item::Held;
+use crate::{Item, ItemModel, Model, RunError, Signature, Tensor, host};
 
 /// Up to this many elements in all, work on the host takes less time than calling a backend does.
 const SMALL: usize = 1024;
@@ -27,7 +30,17 @@ pub(crate) struct Executor<B: Accelerate> {
     constants: Vec<Option<Constant<B>>>,
     /// For each step the weights of its convolution, where the backend has packed them.
     packed: Vec<Option<B::Convolution>>,
+    /// For each step the graphs that it runs.
+    bodies: Vec<Vec<Executor<B>>>,
     device: Device<B>,
+}
+
+/// Where a run is, and what is left of its bounds.
+struct Run<'a> {
+    /// The step being executed.
+    at: Cell<usize>,
+    /// Bodies of loops run so far, in all graphs together.
+    iterations: &'a Cell<u64>,
 }
 
 /// A weight: on the host where host kernels read it, on the device from its first use there on.
@@ -39,6 +52,10 @@ struct Constant<B: Accelerate> {
 impl<B: Accelerate> Executor<B> {
     /// Uploads what only the device reads; everything else follows at its first use.
     pub(crate) fn new(mut plan: Plan, device: Device<B>) -> OpResult<Self> {
+        let mut bodies = Vec::with_capacity(plan.steps.len());
+        for step in &mut plan.steps {
+            bodies.push(control::bodies(&mut step.kernel, &device)?);
+        }
         let packed: Vec<_> = plan.steps.iter().map(|s| pack::<B>(s, &plan.constants)).collect();
         let mut host_reads = vec![false; plan.constants.len()];
         let mut device_reads = host_reads.clone();
@@ -77,19 +94,20 @@ impl<B: Accelerate> Executor<B> {
             plan,
             constants,
             packed,
+            bodies,
             device,
         })
     }
 
-    fn execute(&self, inputs: Vec<Tensor>, at: &Cell<usize>) -> Result<Vec<Tensor>, Fault> {
+    fn execute(&self, inputs: Vec<Value<B>>, run: &Run<'_>) -> OpResult<Vec<Value<B>>> {
         let mut values: Vec<Option<Value<B>>> = Vec::new();
         values.resize_with(self.constants.len(), || None);
-        for (&id, tensor) in self.plan.inputs.iter().zip(inputs) {
-            values[id] = Some(Value::Host(Arc::new(tensor)));
+        for (&id, value) in self.plan.inputs.iter().zip(inputs) {
+            values[id] = Some(value);
         }
         for (n, step) in self.plan.steps.iter().enumerate() {
-            at.set(n);
-            let results = self.step(n, step, &mut values)?;
+            run.at.set(n);
+            let results = self.step(n, step, &mut values, run)?;
             let mut results = results.into_iter();
             for output in &step.outputs {
                 let result = results.next();
@@ -99,7 +117,7 @@ impl<B: Accelerate> Executor<B> {
                 }
             }
         }
-        at.set(usize::MAX);
+        run.at.set(usize::MAX);
         let outputs = self.plan.outputs.iter().map(|&id| {
             let value = match &self.constants[id] {
                 Some(c) => Self::on_host(c)?,
@@ -109,16 +127,17 @@ impl<B: Accelerate> Executor<B> {
             };
             Ok(value)
         });
-        let outputs = outputs.collect::<OpResult<Vec<_>>>()?;
-        // Only now are the outputs' buffers unshared, so that they move instead of being copied.
-        drop(values);
-        outputs
-            .into_iter()
-            .map(|v| Ok(Arc::try_unwrap(v.into_host()?).unwrap_or_else(|shared| (*shared).clone())))
-            .collect()
+        // Only when this returns are the outputs' buffers unshared, so that they move instead of being copied.
+        outputs.collect()
     }
 
-    fn step(&self, n: usize, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
+    fn step(
+        &self,
+        n: usize,
+        step: &Step,
+        values: &mut [Option<Value<B>>],
+        run: &Run<'_>,
+    ) -> OpResult<Vec<Value<B>>> {
         match &step.kernel {
             Kernel::Host(op) => self.host_step(op.as_ref(), step, values),
             Kernel::Shape { scalar, op } => {
@@ -127,6 +146,16 @@ impl<B: Accelerate> Executor<B> {
                 Ok(vec![Value::Host(Arc::new(shape_result(*scalar, op, &value.shape())?))])
             }
             Kernel::View(op) => self.view_step(op.as_ref(), step, values),
+            Kernel::List(op) => {
+                let operands = self.operands(step, values)?.into_iter();
+                let operands = operands.map(|o| o.map(Value::into_held).transpose());
+                let results = op.run(&operands.collect::<OpResult<Vec<_>>>()?)?;
+                Ok(results.into_iter().map(Value::from).collect())
+            }
+            Kernel::Control(control) => {
+                let operands = self.operands(step, values)?;
+                control::run(control, &self.bodies[n], operands, &self.device, run.iterations)
+            }
             Kernel::Device {
                 op: DeviceOp::Conv(attrs),
                 ..
@@ -145,6 +174,12 @@ impl<B: Accelerate> Executor<B> {
                 Ok(vec![device::run(op, operands, &self.device)?])
             }
         }
+    }
+
+    /// All operands where they lie.
+    fn operands(&self, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Option<Value<B>>>> {
+        let take = |o: &Option<crate::plan::Operand>| o.map(|o| self.take(o, values, false)).transpose();
+        step.inputs.iter().map(take).collect()
     }
 
     fn packed_conv(
@@ -305,15 +340,50 @@ impl<B: Accelerate> Model for Executor<B> {
 
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
         self.check(&inputs)?;
-        let at = Cell::new(usize::MAX);
+        self.outputs(inputs.into_iter().map(|t| Value::Host(Arc::new(t))).collect(), |value| {
+            let tensor = value.into_host()?;
+            Ok(Arc::try_unwrap(tensor).unwrap_or_else(|shared| (*shared).clone()))
+        })
+    }
+}
+
+impl<B: Accelerate> ItemModel for Executor<B> {
+    fn signature(&self) -> &Signature {
+        &self.plan.signature
+    }
+
+    fn run_items(&self, inputs: Vec<Item>) -> Result<Vec<Item>, RunError> {
+        let wanted = self.plan.inputs.len();
+        if inputs.len() != wanted {
+            return Err(RunError::Input {
+                name: String::new(),
+                reason: format!("the model takes {wanted} inputs and {} are given", inputs.len()),
+            });
+        }
+        let inputs = inputs.into_iter().map(|item| Value::from(Held::from(item)));
+        self.outputs(inputs.collect(), |value| Ok(value.into_held()?.into()))
+    }
+}
+
+impl<B: Accelerate> Executor<B> {
+    /// Runs the plan and reads its outputs; a fault or a panic becomes an error that names the node.
+    fn outputs<T>(&self, inputs: Vec<Value<B>>, read: impl Fn(Value<B>) -> OpResult<T>) -> Result<Vec<T>, RunError> {
+        let iterations = Cell::new(0);
+        let run = Run {
+            at: Cell::new(usize::MAX),
+            iterations: &iterations,
+        };
         // The executor is only read while it runs; a constant's cell is either set or not.
-        let result = catch_unwind(AssertUnwindSafe(|| self.execute(inputs, &at)));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let outputs = self.execute(inputs, &run)?;
+            outputs.into_iter().map(read).collect::<OpResult<Vec<_>>>()
+        }));
         let reason = match result {
             Ok(Ok(outputs)) => return Ok(outputs),
             Ok(Err(fault)) => fault.0,
             Err(panic) => format!("the backend panicked: {}", message(&*panic)),
         };
-        let step = self.plan.steps.get(at.get());
+        let step = self.plan.steps.get(run.at.get());
         let (node, op) = step.map_or_else(Default::default, |s| (s.name.clone(), s.op.clone()));
         Err(RunError::Node { node, op, reason })
     }

@@ -177,6 +177,11 @@ pub(crate) fn empty(datatype: DataType) -> Tensor {
 
 /// Runs an operator written for `f32` on half floats: widened before, rounded after, as one operation.
 pub(crate) fn run(op: &dyn HostOp, inputs: &Inputs<'_>) -> OpResult<Vec<Tensor>> {
+    if !op.reads_small()
+        && let Some(small) = inputs.0.iter().flatten().find_map(|t| t.small())
+    {
+        bail!("element type {small} is not supported here");
+    }
     let half = inputs
         .0
         .iter()
@@ -283,11 +288,12 @@ fn strided<T: Clone>(src: &[T], offset: isize, dims: &[usize], strides: &[isize]
 
 /// Applies one move to a host tensor.
 pub(crate) fn apply(t: Arc<Tensor>, view: &View) -> OpResult<Arc<Tensor>> {
+    let small = t.small();
     let own: Vec<isize> = shape::strides(t.shape()).into_iter().map(|s| s as isize).collect();
     let (dims, offset, strides) = match view {
         View::Reshape(to) => {
             let (_, data) = Arc::try_unwrap(t).unwrap_or_else(|t| (*t).clone()).into_parts();
-            return Ok(Arc::new(tensor(to.clone(), data)?));
+            return Ok(Arc::new(tensor(to.clone(), data)?.marked(small)));
         }
         View::Permute(perm) => (
             perm.iter().map(|&p| t.shape()[p]).collect(),
@@ -314,7 +320,7 @@ pub(crate) fn apply(t: Arc<Tensor>, view: &View) -> OpResult<Arc<Tensor>> {
         }
     };
     let data = each_data!(t.data(), v => Element::wrap(strided(v, offset, &dims, &strides)));
-    Ok(Arc::new(tensor(dims, data)?))
+    Ok(Arc::new(tensor(dims, data)?.marked(small)))
 }
 
 #[cfg(test)]

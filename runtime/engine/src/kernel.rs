@@ -1,18 +1,39 @@
 //! What a node becomes at load time: a kernel with its attributes parsed and checked.
 //!
-//! Three kinds. A `HostOp` works on host tensors of any element type, knows no backend, and also folds constants. A
+//! The kinds. A `HostOp` works on host tensors of any element type, knows no backend, and also folds constants. A
 //! `ViewOp` only moves elements: from shapes and host operands it says how, and that is applied where the data lies. A
-//! `DeviceOp` is an instruction for the backend, with a `HostOp` beside it where small or non-float inputs can occur.
+//! `DeviceOp` is an instruction for the backend, with a `HostOp` beside it where small or non-float inputs can occur. A
+//! `ListOp` works on sequences and optionals, and a `Control` runs graphs of its own.
 
 use std::sync::Arc;
 
+use crate::control::Control;
 use crate::device::DeviceOp;
 use crate::fault::{Fault, OpResult, bail};
+use crate::item::{Held, ListOp};
 use crate::{Data, DataType, Tensor};
 
 /// An operator on host tensors. Returns its outputs in order; trailing optional ones may be left out.
 pub(crate) trait HostOp: Send + Sync {
     fn run(&self, inputs: &Inputs<'_>) -> OpResult<Vec<Tensor>>;
+
+    /// Whether it knows tensors of the types in `Small`; all others would take their bits for numbers.
+    fn reads_small(&self) -> bool {
+        false
+    }
+}
+
+/// A host operator that reads and writes tensors of the types in `Small`.
+struct ReadsSmall<F>(F);
+
+impl<F: Fn(&Inputs<'_>) -> OpResult<Vec<Tensor>> + Send + Sync> HostOp for ReadsSmall<F> {
+    fn run(&self, inputs: &Inputs<'_>) -> OpResult<Vec<Tensor>> {
+        self.0(inputs)
+    }
+
+    fn reads_small(&self) -> bool {
+        true
+    }
 }
 
 impl<F: Fn(&Inputs<'_>) -> OpResult<Vec<Tensor>> + Send + Sync> HostOp for F {
@@ -66,6 +87,10 @@ pub(crate) enum Kernel {
         op: ShapeOp,
     },
     View(Box<dyn ViewOp>),
+    /// Works on sequences and optionals.
+    List(Box<dyn ListOp>),
+    /// Runs graphs of its own.
+    Control(Box<Control>),
     Device {
         op: DeviceOp,
         host: Option<Box<dyn HostOp>>,
@@ -75,6 +100,15 @@ pub(crate) enum Kernel {
 impl Kernel {
     pub(crate) fn host(op: impl Fn(&Inputs<'_>) -> OpResult<Vec<Tensor>> + Send + Sync + 'static) -> Self {
         Self::Host(Box::new(op))
+    }
+
+    /// A host operator for which `Small` tensors are no different from others.
+    pub(crate) fn stored(op: impl Fn(&Inputs<'_>) -> OpResult<Vec<Tensor>> + Send + Sync + 'static) -> Self {
+        Self::Host(Box::new(ReadsSmall(op)))
+    }
+
+    pub(crate) fn list(op: impl Fn(&[Option<Held>]) -> OpResult<Vec<Held>> + Send + Sync + 'static) -> Self {
+        Self::List(Box::new(op))
     }
 
     pub(crate) fn view(op: impl Fn(&[usize], &Inputs<'_>) -> OpResult<Vec<Vec<View>>> + Send + Sync + 'static) -> Self {
@@ -99,6 +133,19 @@ impl Kernel {
         Self::Device {
             op,
             host: Some(Box::new(host)),
+        }
+    }
+}
+
+impl Kernel {
+    /// As `dual`, where the host reads `Small` tensors.
+    pub(crate) fn dual_stored(
+        op: DeviceOp,
+        host: impl Fn(&Inputs<'_>) -> OpResult<Vec<Tensor>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::Device {
+            op,
+            host: Some(Box::new(ReadsSmall(host))),
         }
     }
 }

@@ -16,18 +16,22 @@ pub mod onnx;
 pub mod tensor;
 
 mod backend;
+mod control;
 mod decode;
 mod device;
 mod exec;
 mod fault;
+mod files;
 mod graph;
 mod host;
+mod item;
 mod kernel;
 mod load;
 mod ops;
 mod plan;
 mod registry;
 mod shape;
+mod small;
 mod spec;
 #[cfg(test)]
 mod testing;
@@ -35,7 +39,9 @@ mod value;
 mod window;
 
 pub use error::{LoadError, RunError};
-pub use load::{Device, LoadOptions, load, load_bytes, read_tensor};
+pub use small::Small;
+pub use item::Item;
+pub use load::{Device, LoadOptions, load, load_bytes, load_items, read_item, read_tensor};
 pub use tensor::{Data, DataType, Tensor};
 
 /// A model loaded on a device, ready to run. Shared by threads; runs may overlap.
@@ -48,6 +54,18 @@ pub trait Model: Send + Sync + 'static {
     /// # Errors
     /// A `RunError` names the node at fault; the model stays usable. A backend's panic is caught and returned as one.
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError>;
+}
+
+/// A loaded model that may take and give sequences and optionals, which no protocol carries: for running, not for serving.
+pub trait ItemModel: Send + Sync {
+    /// Names, types and shapes; of a sequence or an optional those of the tensors in it.
+    fn signature(&self) -> &Signature;
+
+    /// Runs the model once. `inputs` come in the signature's order; their types and shapes are not compared with it.
+    ///
+    /// # Errors
+    /// As `Model::run`.
+    fn run_items(&self, inputs: Vec<Item>) -> Result<Vec<Item>, RunError>;
 }
 
 /// One dimension of a declared shape.

@@ -6,8 +6,9 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::onnx::{ModelProto, TensorProto};
-use crate::{LoadError, Model, Tensor, backend, decode, graph, plan};
+use crate::files::Files;
+use crate::onnx::{ModelProto, OptionalProto, SequenceProto, TensorProto};
+use crate::{Item, ItemModel, LoadError, Model, Tensor, backend, decode, graph, plan};
 
 /// Where a model runs and on how many threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,11 +36,27 @@ pub enum Device {
 /// A `LoadError` names the node, tensor or operator at fault. Nothing in a file makes this panic or take memory out of
 /// proportion to the file's size.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Model>, LoadError> {
-    let bytes = std::fs::read(path).map_err(|e| LoadError::Read {
+    on_device(compile_in(map(path)?, &Files::beside(path))?, options)
+}
+
+/// As `load`, of a model that may take and give sequences and optionals.
+///
+/// # Errors
+/// As `load`.
+pub fn load_items(path: &Path, options: &LoadOptions) -> Result<Box<dyn ItemModel>, LoadError> {
+    set_threads(options.threads);
+    let plan = compile_in(map(path)?, &Files::beside(path))?;
+    match options.device {
+        Device::Auto | Device::Cpu => backend::flex::compile_items(plan).map_err(|e| LoadError::Invalid(e.0)),
+    }
+}
+
+/// The file's bytes, mapped: the weights are copied once, into the tensors.
+fn map(path: &Path) -> Result<Bytes, LoadError> {
+    pilotlight_kernels::mapping::map(path).map_err(|e| LoadError::Read {
         path: path.display().to_string(),
         reason: e.to_string(),
-    })?;
-    load_bytes(Bytes::from(bytes), options)
+    })
 }
 
 /// Makes an ONNX file that is already in memory ready to run.
@@ -47,8 +64,14 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Model>, LoadEr
 /// # Errors
 /// As `load`.
 pub fn load_bytes(bytes: Bytes, options: &LoadOptions) -> Result<Box<dyn Model>, LoadError> {
+    on_device(compile(bytes)?, options)
+}
+
+fn on_device(plan: plan::Plan, options: &LoadOptions) -> Result<Box<dyn Model>, LoadError> {
+    if let Some(reason) = &plan.unservable {
+        return Err(LoadError::Invalid(format!("{reason}; only tensors can be served")));
+    }
     set_threads(options.threads);
-    let plan = compile(bytes)?;
     match options.device {
         Device::Auto | Device::Cpu => backend::flex::compile(plan).map_err(|e| LoadError::Invalid(e.0)),
     }
@@ -63,10 +86,38 @@ pub fn read_tensor(bytes: Bytes) -> Result<Tensor, LoadError> {
     decode::tensor(&proto).map_err(|e| LoadError::Invalid(e.0))
 }
 
-/// Everything up to the backend.
+/// Reads a file of ONNX's test data as what the model's signature says there is: 0 a tensor, 1 a sequence, 2 an optional.
+///
+/// # Errors
+/// As `read_tensor`.
+pub fn read_item(bytes: Bytes, kind: i32) -> Result<Item, LoadError> {
+    let invalid = |e: prost::DecodeError| LoadError::Invalid(e.to_string());
+    let sequence = |s: &SequenceProto| {
+        let list = s.tensor_values.iter().map(decode::tensor).collect::<Result<_, _>>();
+        list.map(Item::Sequence).map_err(|e| LoadError::Invalid(e.0))
+    };
+    match kind {
+        1 => sequence(&SequenceProto::decode(bytes).map_err(invalid)?),
+        2 => {
+            let optional = OptionalProto::decode(bytes).map_err(invalid)?;
+            match (&optional.tensor_value, &optional.sequence_value) {
+                (Some(t), _) => Ok(Item::Tensor(decode::tensor(t).map_err(|e| LoadError::Invalid(e.0))?)),
+                (_, Some(s)) => sequence(s),
+                _ => Ok(Item::Nothing),
+            }
+        }
+        _ => read_tensor(bytes).map(Item::Tensor),
+    }
+}
+
+/// Everything up to the backend, of a model without other files.
 pub(crate) fn compile(bytes: Bytes) -> Result<plan::Plan, LoadError> {
+    compile_in(bytes, &Files::default())
+}
+
+fn compile_in(bytes: Bytes, files: &Files) -> Result<plan::Plan, LoadError> {
     let model = ModelProto::decode(bytes).map_err(|e| LoadError::Invalid(e.to_string()))?;
-    plan::plan(graph::read(&model)?)
+    plan::plan(graph::read(&model, files)?)
 }
 
 fn set_threads(threads: Option<usize>) {

@@ -6,6 +6,7 @@ mod cast;
 mod constant;
 mod convolution;
 mod einsum;
+pub(crate) mod flex_attention;
 mod gather;
 mod join;
 mod matmul;
@@ -17,6 +18,7 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod scatter;
+pub(crate) mod sequence;
 mod softmax;
 mod sort;
 mod text;
@@ -43,6 +45,7 @@ pub(crate) const ONNX: &[&[Entry]] = &[
     reduce::TABLE,
     resize::TABLE,
     scatter::TABLE,
+    sequence::TABLE,
     softmax::TABLE,
     sort::TABLE,
     text::TABLE,

@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) signature: Signature,
+    /// Why no protocol can carry what goes in or out, where that is so.
+    pub(crate) unservable: Option<String>,
 }
 
 /// One node to execute.
@@ -75,6 +77,7 @@ pub(crate) fn plan(mut graph: Graph) -> Result<Plan, LoadError> {
         inputs,
         outputs,
         signature,
+        unservable: graph.unservable,
     })
 }
 

@@ -16,6 +16,9 @@ pub(crate) const NEWEST_ML: i64 = 5;
 /// ONNX's own domain is written in two ways.
 pub(crate) const ONNX: &str = "";
 pub(crate) const ML: &str = "ai.onnx.ml";
+/// Operators that ONNX tries out.
+pub(crate) const PREVIEW: &str = "ai.onnx.preview";
+pub(crate) const TRAINING: &str = "ai.onnx.preview.training";
 /// ONNX Runtime's contributed operators.
 pub(crate) const MICROSOFT: &str = "com.microsoft";
 

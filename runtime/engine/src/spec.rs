@@ -7,6 +7,7 @@ use std::cell::Cell;
 
 use crate::decode;
 use crate::fault::{OpResult, bail, ensure};
+use crate::files::Files;
 use crate::onnx::AttributeProto;
 use crate::{DataType, Tensor};
 
@@ -23,6 +24,8 @@ pub(crate) struct Spec<'a> {
     /// For each output whether someone may read it.
     pub(crate) outputs: Vec<bool>,
     attrs: Vec<(&'a AttributeProto, Cell<bool>)>,
+    /// Where tensors lie whose data is in other files.
+    files: Option<&'a Files>,
 }
 
 impl<'a> Spec<'a> {
@@ -50,7 +53,14 @@ impl<'a> Spec<'a> {
             inputs,
             outputs,
             attrs: attrs.iter().map(|a| (a, Cell::new(false))).collect(),
+            files: None,
         })
+    }
+
+    /// The same for a model that may read these files.
+    pub(crate) fn within(mut self, files: &'a Files) -> Self {
+        self.files = Some(files);
+        self
     }
 
     pub(crate) fn has_input(&self, i: usize) -> bool {
@@ -180,7 +190,7 @@ impl<'a> Spec<'a> {
     pub(crate) fn tensor(&self, name: &str) -> OpResult<Option<Tensor>> {
         let Some(a) = self.find(name) else { return Ok(None) };
         match &a.t {
-            Some(t) => match decode::tensor(t) {
+            Some(t) => match self.files.map_or_else(|| decode::tensor(t), |f| decode::tensor_in(t, f)) {
                 Ok(t) => Ok(Some(t)),
                 Err(e) => bail!("attribute {name:?}: {e}"),
             },

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use half::{bf16, f16};
 
+use crate::small::Small;
+
 /// Element types, named as the Open Inference Protocol names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DataType {
@@ -74,6 +76,7 @@ pub enum Data {
 pub struct Tensor {
     shape: Vec<usize>,
     data: Data,
+    small: Option<Small>,
 }
 
 /// Applies `$body` to the vector inside any `Data` variant.
@@ -155,7 +158,29 @@ impl Tensor {
     /// `None` where `data` does not hold exactly the product of `shape` (which must not overflow).
     pub fn new(shape: Vec<usize>, data: Data) -> Option<Self> {
         let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
-        (count == data.len()).then_some(Self { shape, data })
+        (count == data.len()).then_some(Self {
+            shape,
+            data,
+            small: None,
+        })
+    }
+
+    /// A tensor of a type that has no `DataType`: one element per byte, as its bits. `None` as for `new`.
+    pub fn of_small(shape: Vec<usize>, small: Small, bits: Vec<u8>) -> Option<Self> {
+        let mut tensor = Self::new(shape, Data::U8(bits))?;
+        tensor.small = Some(small);
+        Some(tensor)
+    }
+
+    /// The element type, where it is one that has no `DataType`; `data` then holds each element's bits in a byte.
+    pub fn small(&self) -> Option<Small> {
+        self.small
+    }
+
+    /// The same elements taken as another type of the same representation.
+    pub(crate) fn marked(mut self, small: Option<Small>) -> Self {
+        self.small = small;
+        self
     }
 
     /// The dimensions; empty for a scalar.

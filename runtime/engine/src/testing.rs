@@ -150,6 +150,7 @@ impl Graphs {
             attribute: list.0,
             domain: ml.then(|| "ai.onnx.ml".into()),
             name: None,
+            overload: None,
         });
         self
     }

@@ -7,6 +7,7 @@ use burn_backend::{Backend, BoolDType, DType, Element as _, Shape, Slice, Tensor
 use half::{bf16, f16};
 
 use crate::fault::{Fault, OpResult, bail};
+use crate::item::{Held, List};
 use crate::kernel::{Range, View, is_float, tensor};
 use crate::{Data, DataType, Tensor, host, shape};
 
@@ -17,6 +18,20 @@ pub(crate) enum Value<B: Backend> {
     Host(Arc<Tensor>),
     Float(FloatTensor<B>),
     Bool(BoolTensor<B>),
+    /// A sequence, always on the host.
+    List(List),
+    /// An optional without a value.
+    Nothing,
+}
+
+impl<B: Backend> From<Held> for Value<B> {
+    fn from(held: Held) -> Self {
+        match held {
+            Held::Tensor(t) => Self::Host(t),
+            Held::List(list) => Self::List(list),
+            Held::Nothing => Self::Nothing,
+        }
+    }
 }
 
 impl<B: Backend> Value<B> {
@@ -25,6 +40,7 @@ impl<B: Backend> Value<B> {
             Self::Host(t) => t.shape().to_vec(),
             Self::Float(t) => t.shape().to_vec(),
             Self::Bool(t) => t.shape().to_vec(),
+            Self::List(_) | Self::Nothing => Vec::new(),
         }
     }
 
@@ -38,11 +54,22 @@ impl<B: Backend> Value<B> {
                 _ => DataType::F32,
             },
             Self::Bool(_) => DataType::Bool,
+            // No operator that computes takes it, and none that computes takes these either.
+            Self::List(_) | Self::Nothing => DataType::Bytes,
         }
     }
 
     pub(crate) fn on_device(&self) -> bool {
-        !matches!(self, Self::Host(_))
+        matches!(self, Self::Float(_) | Self::Bool(_))
+    }
+
+    /// The value as operators on sequences see it.
+    pub(crate) fn into_held(self) -> OpResult<Held> {
+        Ok(match self {
+            Self::List(list) => Held::List(list),
+            Self::Nothing => Held::Nothing,
+            tensor => Held::Tensor(tensor.into_host()?),
+        })
     }
 
     /// The tensor on the host; copies only where the device shares it.
@@ -59,6 +86,8 @@ impl<B: Backend> Value<B> {
                     read_sync(B::bool_into_data(t)).map_err(|e| Fault(format!("reading from the device: {e:?}")))?;
                 (data.shape.to_vec(), Data::Bool(data.iter::<bool>().collect()))
             }
+            Self::List(_) => bail!("a sequence where a tensor is needed"),
+            Self::Nothing => bail!("an optional without a value where a tensor is needed"),
         };
         Ok(Arc::new(tensor(dims, data)?))
     }
@@ -93,6 +122,7 @@ impl<B: Backend> Value<B> {
             Self::Host(t) => Self::Host(host::apply(t, view)?),
             Self::Float(t) => Self::Float(float_view::<B>(t, view)?),
             Self::Bool(t) => Self::Bool(bool_view::<B>(t, view)?),
+            Self::List(_) | Self::Nothing => bail!("a sequence or an optional where a tensor is needed"),
         })
     }
 }

@@ -1,8 +1,10 @@
 //! Kernels for the CPU that the engine can't get from its backend, or not fast enough: convolutions and products over
-//! packed weights, attention, normalisations, element-wise functions and transposes.
+//! packed weights, attention, normalisations, element-wise functions and transposes; and a model file's bytes without a
+//! copy.
 //!
 //! A crate of its own, because it is the only one with `unsafe` code: loads and stores of vector kernels, calls into code
-//! compiled for instructions that were found at run time (`simd`), and slices that several tasks write in parts (`shared`).
+//! compiled for instructions that were found at run time (`simd`), slices that several tasks write in parts (`shared`),
+//! and the mapping of a file (`mapping`).
 //! Everything runs on the current rayon pool, and on the caller's thread alone where there is too little work to share.
 
 mod attention;
@@ -11,6 +13,7 @@ mod depthwise;
 mod elementwise;
 mod finish;
 mod gemm;
+pub mod mapping;
 mod math;
 mod matmul;
 mod norm;

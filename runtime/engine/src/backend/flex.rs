@@ -10,10 +10,15 @@ use crate::exec::Executor;
 use crate::fault::{OpResult, ensure};
 use crate::plan::Plan;
 use crate::window::Axis;
-use crate::{Data, Model, Tensor, shape};
+use crate::{Data, ItemModel, Model, Tensor, shape};
 
 /// The plan on the CPU.
 pub(crate) fn compile(plan: Plan) -> OpResult<Box<dyn Model>> {
+    Ok(Box::new(Executor::<Flex>::new(plan, FlexDevice)?))
+}
+
+/// The same for a model with sequences or optionals in its signature.
+pub(crate) fn compile_items(plan: Plan) -> OpResult<Box<dyn ItemModel>> {
     Ok(Box::new(Executor::<Flex>::new(plan, FlexDevice)?))
 }
 

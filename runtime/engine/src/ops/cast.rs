@@ -9,36 +9,124 @@ use crate::host::{self, Number, numbers};
 use crate::kernel::{Inputs, Kernel, is_float, tensor};
 use crate::registry::{Entry, entry};
 use crate::spec::Spec;
-use crate::{Data, DataType, Tensor};
+use crate::small::Rounding;
+use crate::{Data, DataType, Small, Tensor};
 
-pub(crate) const TABLE: &[Entry] = &[entry("Cast", 6, build), entry("CastLike", 15, like)];
+pub(crate) const TABLE: &[Entry] = &[
+    entry("BitCast", 26, bit_cast),
+    entry("Cast", 6, build),
+    entry("CastLike", 15, like),
+];
+
+/// What a cast makes of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Plain(DataType),
+    Small(Small),
+}
+
+impl Target {
+    /// The type with this number in ONNX's `TensorProto`.
+    pub(crate) fn from_onnx(number: i64) -> OpResult<Self> {
+        let number = i32::try_from(number).unwrap_or(-1);
+        Ok(match Small::from_onnx(number) {
+            Some(small) => Self::Small(small),
+            None => Self::Plain(crate::decode::data_type(number)?),
+        })
+    }
+
+    /// That of a tensor.
+    pub(crate) fn of(t: &Tensor) -> Self {
+        t.small().map_or(Self::Plain(t.datatype()), Self::Small)
+    }
+}
+
+/// How values that do not fit become ones that do; of concern to the types in `Small` only.
+fn manner(spec: &Spec<'_>) -> OpResult<(bool, Rounding)> {
+    let rounding = match spec.string("round_mode", "up")? {
+        "up" => Rounding::Up,
+        "down" => Rounding::Down,
+        "nearest" => Rounding::Nearest,
+        other => bail!("round_mode {other:?}; up, down and nearest are known"),
+    };
+    Ok((spec.flag("saturate", true)?, rounding))
+}
 
 fn build(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(1, 1)?;
-    let saturate = spec.flag("saturate", true)?;
-    spec.ignore(&["round_mode"]);
-    let Some(to) = spec.data_type("to")? else {
+    let manner = manner(spec)?;
+    let Some(to) = spec.opt_int("to")? else {
         bail!("attribute \"to\" is missing")
     };
-    let host = move |i: &Inputs<'_>| Ok(vec![cast(i.get(0)?, to, saturate)?]);
-    Ok(if is_float(to) {
-        Kernel::dual(DeviceOp::Cast(to), host)
-    } else {
-        Kernel::host(host)
+    let to = Target::from_onnx(to)?;
+    let host = move |i: &Inputs<'_>| Ok(vec![cast_to(i.get(0)?, to, manner)?]);
+    Ok(match to {
+        Target::Plain(to) if is_float(to) => Kernel::dual_stored(DeviceOp::Cast(to), host),
+        _ => Kernel::stored(host),
     })
 }
 
 fn like(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 2)?;
-    let saturate = spec.flag("saturate", true)?;
-    spec.ignore(&["round_mode"]);
-    Ok(Kernel::host(move |i| {
-        Ok(vec![cast(i.get(0)?, i.get(1)?.datatype(), saturate)?])
+    let manner = manner(spec)?;
+    Ok(Kernel::stored(move |i| {
+        Ok(vec![cast_to(i.get(0)?, Target::of(i.get(1)?), manner)?])
     }))
 }
 
-/// The same values as another type. `saturate` concerns 8-bit floats only.
-pub(crate) fn cast(t: &Tensor, to: DataType, _saturate: bool) -> OpResult<Tensor> {
+/// The same bits as a type of the same size.
+fn bit_cast(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(1, 1)?;
+    let Some(to) = spec.data_type("to")? else {
+        bail!("attribute \"to\" is missing")
+    };
+    Ok(Kernel::host(move |i| {
+        let x = i.get(0)?;
+        let bytes = crate::decode::to_raw(x.data())?;
+        let n = x.data().len();
+        let data = crate::decode::from_raw(to, &bytes, n)?;
+        Ok(vec![tensor(x.shape().to_vec(), data)?])
+    }))
+}
+
+/// The same values as another type.
+pub(crate) fn cast(t: &Tensor, to: DataType, saturate: bool) -> OpResult<Tensor> {
+    cast_to(t, Target::Plain(to), (saturate, Rounding::Up))
+}
+
+/// The values of a tensor of numbers or truth values.
+pub(crate) fn doubles(t: &Tensor) -> OpResult<Vec<f64>> {
+    match cast(t, DataType::F64, true)?.into_parts().1 {
+        Data::F64(v) => Ok(v),
+        other => bail!("internal: a cast made {}", other.datatype()),
+    }
+}
+
+/// The same values as any type.
+pub(crate) fn cast_to(t: &Tensor, to: Target, (saturate, rounding): (bool, Rounding)) -> OpResult<Tensor> {
+    if Target::of(t) == to {
+        return Ok(t.clone());
+    }
+    let wide;
+    let t = match (t.small(), t.data()) {
+        (Some(small), Data::U8(bits)) => {
+            let v = bits.iter().map(|&b| small.decode(b)).collect();
+            wide = tensor(t.shape().to_vec(), Data::F32(v))?;
+            &wide
+        }
+        _ => t,
+    };
+    match to {
+        Target::Plain(to) => plain(t, to),
+        Target::Small(small) => {
+            let bits = doubles(t)?;
+            let bits = bits.into_iter().map(|x| small.encode(x as f32, saturate, rounding)).collect();
+            Ok(tensor(t.shape().to_vec(), Data::U8(bits))?.marked(Some(small)))
+        }
+    }
+}
+
+fn plain(t: &Tensor, to: DataType) -> OpResult<Tensor> {
     let data = match t.data() {
         _ if t.datatype() == to => t.data().clone(),
         Data::Bool(v) if to == DataType::F32 => host::map(v, |b| f32::from(u8::from(b))),

@@ -58,7 +58,7 @@ fn constant_of_shape(spec: &Spec<'_>) -> OpResult<Kernel> {
         let dims = shape::from_i64s(&i.i64s(0)?)?;
         let n = shape::elements(&dims)?;
         let data = each_data!(value.data(), v => repeated(v, n));
-        Ok(vec![tensor(dims, data)?])
+        Ok(vec![tensor(dims, data)?.marked(value.small())])
     }))
 }
 

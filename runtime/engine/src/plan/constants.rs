@@ -71,7 +71,7 @@ fn results(node: &Node, constants: &[Option<Arc<Tensor>>]) -> Option<Vec<Arc<Ten
             };
             views.into_iter().map(apply).collect::<Option<_>>()?
         }
-        Kernel::Device { host: None, .. } => return None,
+        Kernel::List(_) | Kernel::Control(_) | Kernel::Device { host: None, .. } => return None,
     };
     // Every output that is read must have come.
     let read = node.outputs.iter().rposition(Option::is_some).map_or(0, |p| p + 1);
