@@ -27,7 +27,7 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    fn pixels(&self) -> usize {
+    pub(crate) fn pixels(&self) -> usize {
         self.output[0] * self.output[1]
     }
 

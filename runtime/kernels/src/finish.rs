@@ -27,6 +27,8 @@ pub enum Function {
     Exp,
     /// The square root.
     Sqrt,
+    /// x²
+    Square,
     /// 1/x.
     Reciprocal,
     /// |x|.
@@ -58,6 +60,7 @@ impl Function {
             Self::Erf => each(v, math::erf::<I>),
             Self::Exp => each(v, math::exp::<I>),
             Self::Sqrt => each(v, f32::sqrt),
+            Self::Square => each(v, |x| x * x),
             Self::Reciprocal => each(v, |x| 1.0 / x),
             Self::Abs => each(v, f32::abs),
             Self::Neg => each(v, |x| -x),

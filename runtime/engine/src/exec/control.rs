@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn_backend::tensor::Device;
 
@@ -93,12 +94,15 @@ struct Graph<'a, B: Accelerate> {
 impl<B: Accelerate> Graph<'_, B> {
     fn call(&self, mut inputs: Vec<Value<B>>) -> OpResult<Vec<Value<B>>> {
         inputs.extend(self.captures.iter().cloned());
+        let at = AtomicUsize::new(usize::MAX);
         let run = Run {
-            at: Cell::new(usize::MAX),
+            at: &at,
             iterations: self.iterations,
+            by: Cell::new(""),
+            trace: None,
         };
         self.executor.execute(inputs, &run).map_err(|fault| {
-            match self.executor.plan.steps.get(run.at.get()) {
+            match self.executor.plan.steps.get(at.load(Ordering::Relaxed)) {
                 Some(step) => Fault(format!("in its graph, node {:?} ({}): {}", step.name, step.op, fault.0)),
                 None => fault,
             }
