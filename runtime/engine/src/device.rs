@@ -378,7 +378,12 @@ fn single<B: Backend>(value: &Value<B>) -> Option<(f64, usize)> {
 }
 
 /// Arithmetic with a single number takes no second tensor through memory.
-pub(crate) fn arith_or_scalar<B: Backend>(f: Arith, a: Value<B>, b: Value<B>, device: &Device<B>) -> OpResult<Value<B>> {
+pub(crate) fn arith_or_scalar<B: Backend>(
+    f: Arith,
+    a: Value<B>,
+    b: Value<B>,
+    device: &Device<B>,
+) -> OpResult<Value<B>> {
     let (ranks, numbers) = ((a.shape().len(), b.shape().len()), (single(&a), single(&b)));
     Ok(Value::Float(match (numbers, f) {
         ((_, Some((s, rank))), _) if rank <= ranks.0 => {

@@ -16,10 +16,10 @@ use crate::backend::{Accelerate, Prepared};
 use crate::device::{self, DeviceOp, Operand};
 use crate::explain::{ExplainedStep, Traced, Watched};
 use crate::fault::{Fault, OpResult, ensure};
+use crate::item::Held;
 use crate::kernel::{HostOp, Inputs, Kernel, ViewOp, is_float, shape_result};
 use crate::plan::{Plan, Step};
 use crate::value::Value;
-use crate::item::Held;
 use crate::{Item, ItemModel, Model, RunError, Signature, Tensor, host};
 
 /// Up to this many elements in all, work on the host takes less time than calling a backend does.
@@ -68,7 +68,11 @@ impl<B: Accelerate> Executor<B> {
         for step in &mut plan.steps {
             bodies.push(control::bodies(&mut step.kernel, &device)?);
         }
-        let prepared: Vec<_> = plan.steps.par_iter().map(|s| prepare::<B>(s, &plan.constants)).collect();
+        let prepared: Vec<_> = plan
+            .steps
+            .par_iter()
+            .map(|s| prepare::<B>(s, &plan.constants))
+            .collect();
         for (step, prepared) in plan.steps.iter_mut().zip(&prepared) {
             for &i in prepared.iter().flat_map(|p| &p.consumed) {
                 step.inputs[i] = None;
@@ -124,7 +128,9 @@ impl<B: Accelerate> Executor<B> {
         }
         for (n, step) in self.plan.steps.iter().enumerate() {
             run.at.store(n, Ordering::Relaxed);
-            let watch = run.trace.map(|trace| (trace, self.described(step, &values), Instant::now()));
+            let watch = run
+                .trace
+                .map(|trace| (trace, self.described(step, &values), Instant::now()));
             let results = self.step(n, step, &mut values, run)?;
             if let Some((trace, inputs, start)) = watch {
                 let time = start.elapsed();
@@ -158,13 +164,7 @@ impl<B: Accelerate> Executor<B> {
         outputs.collect()
     }
 
-    fn step(
-        &self,
-        n: usize,
-        step: &Step,
-        values: &mut [Option<Value<B>>],
-        run: &Run<'_>,
-    ) -> OpResult<Vec<Value<B>>> {
+    fn step(&self, n: usize, step: &Step, values: &mut [Option<Value<B>>], run: &Run<'_>) -> OpResult<Vec<Value<B>>> {
         run.by.set(match &step.kernel {
             Kernel::Host(_) => "host",
             Kernel::Shape { .. } => "shape",
@@ -264,11 +264,7 @@ impl<B: Accelerate> Executor<B> {
     }
 
     /// The value of an operand, moved out at its last use.
-    fn take(
-        &self,
-        operand: crate::plan::Operand,
-        values: &mut [Option<Value<B>>],
-    ) -> OpResult<Value<B>> {
+    fn take(&self, operand: crate::plan::Operand, values: &mut [Option<Value<B>>]) -> OpResult<Value<B>> {
         let missing = || Fault("an input was not computed".into());
         match &self.constants[operand.value] {
             Some(c) => Self::on_host(c),
@@ -441,7 +437,9 @@ impl<B: Accelerate> Executor<B> {
         };
         // The executor is only read while it runs; a constant's cell is either set or not. Within the pool a task is handed
         // over in less time than from outside.
-        let result = catch_unwind(AssertUnwindSafe(|| if wide { rayon::scope(|_| work()) } else { work() }));
+        let result = catch_unwind(AssertUnwindSafe(
+            || if wide { rayon::scope(|_| work()) } else { work() },
+        ));
         let reason = match result {
             Ok(Ok(outputs)) => return Ok(outputs),
             Ok(Err(fault)) => fault.0,

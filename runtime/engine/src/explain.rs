@@ -147,14 +147,32 @@ impl std::fmt::Display for Explanation {
             self.runs,
             packed as f64 / 1e6
         )?;
-        let passes: Vec<String> = self.passes.iter().map(|(name, nodes)| format!("{name} {nodes}")).collect();
+        let passes: Vec<String> = self
+            .passes
+            .iter()
+            .map(|(name, nodes)| format!("{name} {nodes}"))
+            .collect();
         writeln!(f, "nodes after each pass: {}", passes.join(", "))?;
-        let total = self.steps.iter().map(|s| s.time).sum::<Duration>().as_secs_f64().max(1e-12);
-        writeln!(f, "\n{:>9} {:>6}  {:<7} operator, node: inputs -> outputs", "us", "share", "by")?;
+        let total = self
+            .steps
+            .iter()
+            .map(|s| s.time)
+            .sum::<Duration>()
+            .as_secs_f64()
+            .max(1e-12);
+        writeln!(
+            f,
+            "\n{:>9} {:>6}  {:<7} operator, node: inputs -> outputs",
+            "us", "share", "by"
+        )?;
         for s in &self.steps {
             let us = s.time.as_secs_f64() * 1e6;
             let share = 100.0 * s.time.as_secs_f64() / total;
-            let fused = if s.fused.is_empty() { String::new() } else { format!(" ({})", s.fused) };
+            let fused = if s.fused.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", s.fused)
+            };
             let packed = if s.packed_bytes == 0 {
                 String::new()
             } else {
@@ -219,12 +237,18 @@ mod tests {
         let [dense, transpose] = &found.steps[..] else {
             panic!("{:?}", found.steps)
         };
-        assert_eq!((dense.op.as_str(), dense.by, dense.fused.as_str()), ("MatMul", "kernel", "bias, Gelu"));
+        assert_eq!(
+            (dense.op.as_str(), dense.by, dense.fused.as_str()),
+            ("MatMul", "kernel", "bias, Gelu")
+        );
         assert_eq!(dense.inputs, ["FP32[5, 2]", "packed", "FP32[3]"]);
         assert_eq!(dense.outputs, ["FP32[5, 3]"]);
         assert!(dense.packed_bytes >= 24);
         assert_eq!((transpose.by, transpose.outputs[0].as_str()), ("view", "FP32[3, 5]"));
         let text = found.to_string();
-        assert!(text.contains("MatMul (bias, Gelu)") && text.contains("nodes after each pass"), "{text}");
+        assert!(
+            text.contains("MatMul (bias, Gelu)") && text.contains("nodes after each pass"),
+            "{text}"
+        );
     }
 }

@@ -24,7 +24,9 @@ pub(crate) struct Files {
 impl Files {
     /// Those in the directory of a model's file.
     pub(crate) fn beside(model: &Path) -> Self {
-        let directory = model.parent().map(|d| if d.as_os_str().is_empty() { Path::new(".") } else { d });
+        let directory = model
+            .parent()
+            .map(|d| if d.as_os_str().is_empty() { Path::new(".") } else { d });
         Self {
             directory: directory.and_then(|d| d.canonicalize().ok()),
             open: RefCell::default(),
@@ -69,7 +71,8 @@ impl Files {
         };
         let name = Path::new(location);
         ensure!(
-            name.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)),
+            name.components()
+                .all(|c| matches!(c, Component::Normal(_) | Component::CurDir)),
             "its data lies in {location:?}, which leads out of the model's directory"
         );
         // Links are followed first, so that none leads out.

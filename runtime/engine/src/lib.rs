@@ -42,9 +42,9 @@ mod value;
 mod window;
 
 pub use error::{LoadError, RunError};
-pub use small::Small;
 pub use item::Item;
 pub use load::{Device, LoadOptions, load, load_bytes, load_items, read_item, read_tensor};
+pub use small::Small;
 pub use tensor::{Data, DataType, Tensor};
 
 /// A model loaded on a device, ready to run. Shared by threads; runs may overlap.

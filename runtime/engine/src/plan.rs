@@ -1,14 +1,14 @@
 //! From a graph to steps: passes that shrink the graph, then the last use of every value.
 
+mod attention;
 mod batch_norm;
 mod constants;
 mod convolution;
-mod identity;
-mod liveness;
-mod attention;
 mod dense;
 mod gelu;
+mod identity;
 mod layer_norm;
+mod liveness;
 mod pattern;
 mod zip_map;
 

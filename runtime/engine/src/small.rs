@@ -176,7 +176,9 @@ impl Small {
 impl Format {
     fn decode(&self, bits: u8) -> f32 {
         let (sign, code) = (if bits & self.sign == 0 { 1.0 } else { -1.0 }, bits & (self.sign - 1));
-        if self.nan == Some(bits) || (self.nan.is_some() && !self.unsigned_zero && code > self.infinity.unwrap_or(self.largest)) {
+        if self.nan == Some(bits)
+            || (self.nan.is_some() && !self.unsigned_zero && code > self.infinity.unwrap_or(self.largest))
+        {
             return f32::NAN;
         }
         if self.infinity == Some(code) {
@@ -188,7 +190,10 @@ impl Format {
     /// The number of a finite code without a sign.
     fn magnitude(&self, code: u8) -> f32 {
         let scale = 1 << self.mantissa;
-        let (exponent, fraction) = (i32::from(code) >> self.mantissa, f32::from(code & (scale - 1)) / f32::from(scale));
+        let (exponent, fraction) = (
+            i32::from(code) >> self.mantissa,
+            f32::from(code & (scale - 1)) / f32::from(scale),
+        );
         if exponent == 0 {
             fraction * 2f32.powi(1 - self.bias)
         } else {
@@ -225,7 +230,11 @@ impl Format {
                 }
             }
         };
-        if code == 0 && self.unsigned_zero { 0 } else { code | sign }
+        if code == 0 && self.unsigned_zero {
+            0
+        } else {
+            code | sign
+        }
     }
 }
 
@@ -292,8 +301,16 @@ mod tests {
         assert_eq!(largest(Small::Float8E5M2), 57344.0);
         assert_eq!(largest(Small::Float8E5M2FnUz), 57344.0);
         assert_eq!(largest(Small::Float4E2M1), 6.0);
-        assert!(Small::Float8E5M2.decode(Small::Float8E5M2.encode(1e9, false, Rounding::Up)).is_infinite());
-        assert!(Small::Float8E4M3Fn.decode(Small::Float8E4M3Fn.encode(1e9, false, Rounding::Up)).is_nan());
+        assert!(
+            Small::Float8E5M2
+                .decode(Small::Float8E5M2.encode(1e9, false, Rounding::Up))
+                .is_infinite()
+        );
+        assert!(
+            Small::Float8E4M3Fn
+                .decode(Small::Float8E4M3Fn.encode(1e9, false, Rounding::Up))
+                .is_nan()
+        );
     }
 
     #[test]

@@ -190,7 +190,10 @@ impl<'a> Spec<'a> {
     pub(crate) fn tensor(&self, name: &str) -> OpResult<Option<Tensor>> {
         let Some(a) = self.find(name) else { return Ok(None) };
         match &a.t {
-            Some(t) => match self.files.map_or_else(|| decode::tensor(t), |f| decode::tensor_in(t, f)) {
+            Some(t) => match self
+                .files
+                .map_or_else(|| decode::tensor(t), |f| decode::tensor_in(t, f))
+            {
                 Ok(t) => Ok(Some(t)),
                 Err(e) => bail!("attribute {name:?}: {e}"),
             },

@@ -103,7 +103,7 @@ impl Attention<'_> {
                 let head = Head {
                     attention: self,
                     batch: pair / s.heads,
-                    head: pair % s.heads,
+                    number: pair % s.heads,
                     queries: first..s.queries.min(first + QUERIES),
                     // The same head's keys are packed once for all of its cuts.
                     fresh: packed.replace(pair) != Some(pair),
@@ -121,7 +121,7 @@ impl Attention<'_> {
 struct Head<'a> {
     attention: &'a Attention<'a>,
     batch: usize,
-    head: usize,
+    number: usize,
     queries: std::ops::Range<usize>,
     fresh: bool,
     /// Panels of `NR` keys, the depth outermost, then panels of `NR` values with the keys outermost.
@@ -141,7 +141,7 @@ impl Work for Head<'_> {
             values,
             ..
         } = self.attention.sizes;
-        let at = |h: &Heads<'_>| self.batch * h.batch + self.head * h.head;
+        let at = |h: &Heads<'_>| self.batch * h.batch + self.number * h.head;
         let (query, key, value) = (self.attention.query, self.attention.key, self.attention.value);
         let wide = keys.next_multiple_of(I::NR);
         let value_panels = values.div_ceil(I::NR);
@@ -203,7 +203,7 @@ impl Work for Head<'_> {
             let row = &mut row[..keys];
             if let Some(mask) = &self.attention.mask {
                 let query = self.queries.start + r;
-                let from = self.batch * mask.batch + self.head * mask.head + query * mask.query;
+                let from = self.batch * mask.batch + self.number * mask.head + query * mask.query;
                 for (x, m) in row.iter_mut().zip(&mask.data[from..from + keys]) {
                     *x += m;
                 }
@@ -219,9 +219,9 @@ impl Work for Head<'_> {
                 for i in 0..n {
                     let q = self.queries.start + r + i;
                     let row = if self.heads_first {
-                        (self.batch * heads + self.head) * queries + q
+                        (self.batch * heads + self.number) * queries + q
                     } else {
-                        (self.batch * queries + q) * heads + self.head
+                        (self.batch * queries + q) * heads + self.number
                     };
                     // SAFETY: no two tasks have a head and a query in common, and this borrow ends here.
                     let out = unsafe { self.out.part(row * values + p * I::NR, width) };

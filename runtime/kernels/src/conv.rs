@@ -7,7 +7,10 @@ use crate::gemm::{self, Block, Segment, Source};
 use crate::simd::Level;
 
 /// Multiply-adds below which waking other threads takes longer than the work.
-const SERIAL: usize = 200_000;
+const SERIAL: usize = 1_500_000;
+
+/// The same for numbers that are only copied.
+const SERIAL_COPY: usize = 200_000;
 
 /// Where a convolution's windows lie, for inputs of one size. Rows first, then columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +215,7 @@ impl Job<'_> {
         let mut buffer = gemm::borrow(self.conv.channels() * rows * columns);
         let plane = self.geometry.input[0] * self.geometry.input[1];
         let pad = |(to, from): (&mut [f32], &[f32])| depthwise::pad(from, &self.geometry, to);
-        if threads == 1 || x.len() < SERIAL {
+        if threads == 1 || x.len() < SERIAL_COPY {
             buffer
                 .chunks_exact_mut(rows * columns)
                 .zip(x.chunks_exact(plane))

@@ -101,7 +101,10 @@ impl Work for Rows<'_> {
             ((r % sr * sc + c % sc) * height + r / sr) * width + c / sc
         };
         let places = (0..plane.kernel[0]).flat_map(|kr| (0..plane.kernel[1]).map(move |kc| (kr, kc)));
-        let taps: Vec<(usize, f32)> = places.map(|(kr, kc)| tap(kr, kc)).zip(plane.weights.iter().copied()).collect();
+        let taps: Vec<(usize, f32)> = places
+            .map(|(kr, kc)| tap(kr, kc))
+            .zip(plane.weights.iter().copied())
+            .collect();
         let mut sums = borrow(rounded);
         for (at, sums) in sums.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
             let mut lanes = [plane.bias; LANES];
@@ -120,7 +123,9 @@ impl Work for Rows<'_> {
                 row.copy_from_slice(&sums[..row.len()]);
             }
             if let Some(bounds) = plane.clamp {
-                row.iter_mut().for_each(|y| *y = within(*y, bounds));
+                for y in row {
+                    *y = within(*y, bounds);
+                }
             }
         }
         give_back(sums);

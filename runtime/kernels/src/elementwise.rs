@@ -55,10 +55,17 @@ pub fn pair(function: Pair, x: &mut [f32], y: &[f32], inner: usize) {
     if x.is_empty() {
         return;
     }
-    assert!(!y.is_empty() && inner > 0 && x.len().is_multiple_of(y.len() * inner), "partners' length");
+    assert!(
+        !y.is_empty() && inner > 0 && x.len().is_multiple_of(y.len() * inner),
+        "partners' length"
+    );
     let level = Level::detect();
     // Cuts fall on whole rounds of y, or within a single round on whole runs.
-    let (unit, whole) = if inner == 1 && y.len() < 4096 { (y.len(), true) } else { (inner, false) };
+    let (unit, whole) = if inner == 1 && y.len() < 4096 {
+        (y.len(), true)
+    } else {
+        (inner, false)
+    };
     if y.len() == x.len() {
         return tasks::chunks(x, 64, 1, |at, x| {
             let y = &y[at..at + x.len()];
@@ -67,7 +74,16 @@ pub fn pair(function: Pair, x: &mut [f32], y: &[f32], inner: usize) {
     }
     tasks::chunks(x, unit, 1, |at, x| {
         let first = if whole { 0 } else { at / inner % y.len() };
-        dispatch(level, Spread { function, x, y, inner, first });
+        dispatch(
+            level,
+            Spread {
+                function,
+                x,
+                y,
+                inner,
+                first,
+            },
+        );
     });
 }
 
@@ -162,7 +178,11 @@ mod tests {
                 term *= -x * x / f64::from(n);
                 sum += term / f64::from(2 * n + 1);
             }
-            if x.abs() > 4.0 { x.signum() } else { 2.0 / std::f64::consts::PI.sqrt() * sum }
+            if x.abs() > 4.0 {
+                x.signum()
+            } else {
+                2.0 / std::f64::consts::PI.sqrt() * sum
+            }
         };
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
         let check = |function: Function, f: &dyn Fn(f64) -> f64| {
@@ -171,7 +191,10 @@ mod tests {
             for (&x, &found) in x.iter().zip(&found) {
                 let wanted = f(f64::from(x));
                 let near = (f64::from(found) - wanted).abs() <= 1e-6 * wanted.abs().max(1.0);
-                assert!(near || found == wanted as f32, "{function:?} of {x}: {found} instead of {wanted}");
+                assert!(
+                    near || found == wanted as f32,
+                    "{function:?} of {x}: {found} instead of {wanted}"
+                );
             }
         };
         check(Function::Exp, &f64::exp);
@@ -188,7 +211,14 @@ mod tests {
 
     #[test]
     fn functions_keep_nan_and_reach_infinity() {
-        for function in [Function::Exp, Function::Tanh, Function::Sigmoid, Function::Erf, Function::Gelu, Function::Clamp(0.0, 1.0)] {
+        for function in [
+            Function::Exp,
+            Function::Tanh,
+            Function::Sigmoid,
+            Function::Erf,
+            Function::Gelu,
+            Function::Clamp(0.0, 1.0),
+        ] {
             let mut x = [f32::NAN; 40];
             map(function, &mut x);
             assert!(x.iter().all(|x| x.is_nan()), "{function:?}");

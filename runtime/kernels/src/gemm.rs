@@ -157,7 +157,6 @@ fn store(row: &mut [f32], sums: &[f32], add: bool, bias: f32, clamp: Option<(f32
     }
 }
 
-
 /// Copies what the windows of all pixels read at these taps: for each panel, `NR` numbers for each tap.
 #[inline(always)]
 fn pack_windows<I: Isa>(stride: usize, block: &Block<'_>, taps: &[usize], windows: &mut [f32]) {

@@ -28,11 +28,18 @@ pub(crate) fn exp<I: Isa>(x: f32) -> f32 {
     let x = if x < -104.0 { -104.0 } else { x };
     let shifted = fma::<I>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = fma::<I>(n, 2.121_944_4e-4, fma::<I>(n, -0.693_359_375, x));
+    let r = fma::<I>(n, 2.121_944_4e-4, fma::<I>(n, -0.693_359_4, x));
     let r2 = r * r;
     let p = horner::<I, 6>(
         r,
-        [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5],
+        [
+            1.987_569_1e-4,
+            1.398_199_9e-3,
+            8.333_452e-3,
+            4.166_579_6e-2,
+            0.166_666_65,
+            0.5,
+        ],
     );
     let p = fma::<I>(p, r2, r) + 1.0;
     // In two factors, since n goes past what one exponent holds on both sides.
@@ -55,7 +62,7 @@ pub(crate) fn tanh<I: Isa>(x: f32) -> f32 {
     let s = x * x;
     let small = horner::<I, 5>(
         s,
-        [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_82],
+        [-5.704_989e-3, 2.063_909e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_8],
     );
     let small = fma::<I>(small * s, x, x);
     let large = 1.0 - 2.0 / (exp::<I>(2.0 * a) + 1.0);
@@ -77,7 +84,14 @@ pub(crate) fn erf<I: Isa>(x: f32) -> f32 {
     let large = (1.0 - exp::<I>(r)).copysign(x);
     let p = horner::<I, 6>(
         s,
-        [-5.967_617e-4, 4.991_194_2e-3, -2.676_813_5e-2, 0.112_819_925, -0.376_125_34, 0.128_379_17],
+        [
+            -5.967_617e-4,
+            4.991_194_2e-3,
+            -2.676_813_5e-2,
+            0.112_819_925,
+            -0.376_125_34,
+            0.128_379_17,
+        ],
     );
     let small = fma::<I>(p, x, x);
     if t > 0.927_734_4 { large } else { small }

@@ -140,14 +140,7 @@ impl Matrix {
 
 /// Copies columns from `first` on into a panel.
 #[inline(always)]
-fn pack(
-    values: &[f32],
-    [depth, columns]: [usize; 2],
-    transposed: bool,
-    first: usize,
-    width: usize,
-    panel: &mut [f32],
-) {
+fn pack(values: &[f32], [depth, columns]: [usize; 2], transposed: bool, first: usize, width: usize, panel: &mut [f32]) {
     let n = width.min(columns - first);
     if transposed {
         // A few steps of depth at a time, so that what is written stays in the first cache.
@@ -278,7 +271,10 @@ impl Batch<'_> {
             return out.fill(0.0);
         }
         for &(a, b) in self.offsets {
-            assert!(a + m * k <= self.a.len() && b + k * n <= self.b.len(), "an operand's length");
+            assert!(
+                a + m * k <= self.a.len() && b + k * n <= self.b.len(),
+                "an operand's length"
+            );
         }
         let function = if self.alpha == 1.0 {
             Function::Identity
@@ -289,7 +285,11 @@ impl Batch<'_> {
         let width = level.columns();
         let panels = n.div_ceil(width);
         // Enough pieces for all threads, from the products themselves and, where those are few, from their columns.
-        let cuts = if self.offsets.len() >= threads { 1 } else { (4 * threads).div_ceil(self.offsets.len()).min(panels) };
+        let cuts = if self.offsets.len() >= threads {
+            1
+        } else {
+            (4 * threads).div_ceil(self.offsets.len()).min(panels)
+        };
         let shared = Shared::new(out);
         tasks::ranges(self.offsets.len() * cuts, (m * k * n).div_ceil(cuts), |pieces| {
             for piece in pieces {
@@ -371,7 +371,10 @@ mod tests {
     fn naive(a: &[f32], b: &[f32], [m, k, n]: [usize; 3], transposed: bool) -> Vec<f64> {
         let at = |i: usize, j: usize| if transposed { b[j * k + i] } else { b[i * n + j] };
         let one = |r: usize, c: usize| (0..k).map(|i| f64::from(a[r * k + i]) * f64::from(at(i, c))).sum();
-        (0..m).flat_map(|r| (0..n).map(move |c| (r, c))).map(|(r, c)| one(r, c)).collect()
+        (0..m)
+            .flat_map(|r| (0..n).map(move |c| (r, c)))
+            .map(|(r, c)| one(r, c))
+            .collect()
     }
 
     proptest! {

@@ -105,7 +105,9 @@ pub(crate) fn max(row: &[f32]) -> f32 {
         }
     }
     let largest = |a: f32, b: f32| if b > a { b } else { a };
-    rest.iter().copied().fold(lanes.into_iter().fold(f32::NEG_INFINITY, largest), largest)
+    rest.iter()
+        .copied()
+        .fold(lanes.into_iter().fold(f32::NEG_INFINITY, largest), largest)
 }
 
 /// Softmax of one row in place.
@@ -160,7 +162,9 @@ mod tests {
             layer_norm(&x, Some(&more), &scale, Some(&bias), 1e-5, &mut out);
             let mut wanted = Vec::new();
             for r in 0..rows {
-                let row: Vec<f64> = (r * n..(r + 1) * n).map(|k| f64::from(x[k]) + f64::from(more[k])).collect();
+                let row: Vec<f64> = (r * n..(r + 1) * n)
+                    .map(|k| f64::from(x[k]) + f64::from(more[k]))
+                    .collect();
                 let mean = row.iter().sum::<f64>() / n as f64;
                 let variance = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
                 let one = |(k, v): (usize, &f64)| {

@@ -29,7 +29,9 @@ pub fn permute<T: Copy + Send + Sync>(x: &[T], dims: &[usize], perm: &[usize], o
     let step = strides[lead.len()];
     if step == 1 {
         // Runs of neighbours stay together.
-        return blocks(out, lead, steps, len, |from, to| to.copy_from_slice(&x[from..from + len]));
+        return blocks(out, lead, steps, len, |from, to| {
+            to.copy_from_slice(&x[from..from + len])
+        });
     }
     // The dimension whose elements are neighbours in x turns with the last one; further ones may lie between.
     let Some(d) = steps.iter().position(|&s| s == 1) else {
@@ -61,7 +63,7 @@ fn turn<T: Copy>(from: &[T], step: usize, to: &mut [T], pitch: usize, rows: usiz
             if height == SIDE && width == SIDE {
                 for i in 0..SIDE {
                     let to = &mut to[(r + i) * pitch + c..][..SIDE];
-                    let from = &from[c * step + r + i..][..(SIDE - 1) * step + 1];
+                    let from = &from[c * step + r + i..][..=(SIDE - 1) * step];
                     for (k, to) in to.iter_mut().enumerate() {
                         *to = from[k * step];
                     }
@@ -100,13 +102,7 @@ fn merged(dims: &[usize], perm: &[usize]) -> (Vec<usize>, Vec<usize>) {
 }
 
 /// Calls `f` for each block of `len` elements of the result with where it begins in the input.
-fn blocks<T: Send>(
-    out: &mut [T],
-    lead: &[usize],
-    steps: &[usize],
-    len: usize,
-    f: impl Fn(usize, &mut [T]) + Sync,
-) {
+fn blocks<T: Send>(out: &mut [T], lead: &[usize], steps: &[usize], len: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     let run = |first: usize, out: &mut [T]| {
         // The index of the first block, then one step at a time.
         let mut index = vec![0; lead.len()];

@@ -28,7 +28,10 @@ pub enum Fold {
 /// # Panics
 /// Where a length does not fit, or the middle dimension is 0.
 pub fn fold(kind: Fold, x: &[f32], [outer, n, inner]: [usize; 3], out: &mut [f32]) {
-    assert!(n > 0 && x.len() == outer * n * inner && out.len() == outer * inner, "length");
+    assert!(
+        n > 0 && x.len() == outer * n * inner && out.len() == outer * inner,
+        "length"
+    );
     if out.is_empty() {
         return;
     }
@@ -61,9 +64,15 @@ impl Work for Folded<'_> {
         match kind {
             Fold::Mean => {
                 let count = n as f32;
-                out.iter_mut().for_each(|y| *y /= count);
+                for y in out {
+                    *y /= count;
+                }
             }
-            Fold::L2 => out.iter_mut().for_each(|y| *y = y.sqrt()),
+            Fold::L2 => {
+                for y in out {
+                    *y = y.sqrt();
+                }
+            }
             _ => {}
         }
     }
@@ -121,7 +130,15 @@ mod tests {
         for size in [[1, 1, 1], [3, 70, 1], [5, 7, 9], [40, 49, 33], [2, 1, 5], [2000, 49, 1]] {
             let [outer, n, inner] = size;
             let x = noise(outer * n * inner, 5);
-            for kind in [Fold::Sum, Fold::Mean, Fold::Max, Fold::Min, Fold::SumSquare, Fold::L1, Fold::L2] {
+            for kind in [
+                Fold::Sum,
+                Fold::Mean,
+                Fold::Max,
+                Fold::Min,
+                Fold::SumSquare,
+                Fold::L1,
+                Fold::L2,
+            ] {
                 let mut out = vec![f32::NAN; outer * inner];
                 fold(kind, &x, size, &mut out);
                 let of = |o: usize, i: usize| -> f64 {

@@ -30,7 +30,10 @@ impl<'a> Shared<'a> {
     /// While the result is in use, nobody else holds a part with one of these elements.
     #[inline(always)]
     pub(crate) unsafe fn part(&self, at: usize, len: usize) -> &'a mut [f32] {
-        assert!(at <= self.len && len <= self.len - at, "a part reaches behind its slice");
+        assert!(
+            at <= self.len && len <= self.len - at,
+            "a part reaches behind its slice"
+        );
         // SAFETY: it lies within the slice that `new` was given, which is borrowed for 'a; the caller vouches for the rest.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }

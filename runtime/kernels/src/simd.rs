@@ -46,7 +46,10 @@ pub(crate) struct Strided {
 /// # Safety
 /// The CPU has the instructions of `I`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "two operands with their strides; a struct of them would be made at one place")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "two operands with their strides; a struct of them would be made at one place"
+)]
 pub(crate) unsafe fn product<I: Isa>(
     rows: usize,
     a: &[f32],
@@ -60,9 +63,22 @@ pub(crate) unsafe fn product<I: Isa>(
     if rows == 0 || depth == 0 {
         return tile.fill(0.0);
     }
-    assert!((rows - 1) * row + (depth - 1) * step < a.len(), "rows reach behind their slice");
-    assert!((depth - 1) * pitch + I::NR <= b.len(), "columns reach behind their slice");
-    let p = Strided { a: a.as_ptr(), row, step, b: b.as_ptr(), pitch, depth };
+    assert!(
+        (rows - 1) * row + (depth - 1) * step < a.len(),
+        "rows reach behind their slice"
+    );
+    assert!(
+        (depth - 1) * pitch + I::NR <= b.len(),
+        "columns reach behind their slice"
+    );
+    let p = Strided {
+        a: a.as_ptr(),
+        row,
+        step,
+        b: b.as_ptr(),
+        pitch,
+        depth,
+    };
     macro_rules! by_rows {
         ($($n:literal)*) => {
             match rows {
@@ -217,8 +233,9 @@ pub(crate) use x86::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_add_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_storeu_ps,
     };
 
     use super::{Isa, Strided, Tile, Work};

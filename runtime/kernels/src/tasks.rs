@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 /// Multiply-adds, or numbers through a costly function, below which waking other threads takes longer than the work.
-pub(crate) const SERIAL: usize = 100_000;
+pub(crate) const SERIAL: usize = 1_000_000;
 
 /// Tasks for each thread, so that one that is held up leaves the rest to others.
 const PER_THREAD: usize = 4;

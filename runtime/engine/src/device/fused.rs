@@ -77,7 +77,11 @@ impl DeviceOp {
     pub(crate) fn drawn_in(&self, given: &[bool]) -> String {
         let given = |i: usize, name: &str| given.get(i).is_some_and(|&g| g).then(|| name.to_owned());
         let parts = match self {
-            Self::Conv(conv) => [given(2, "bias"), given(3, "residual"), conv.clamp.map(|(l, h)| format!("{l}..{h}"))],
+            Self::Conv(conv) => [
+                given(2, "bias"),
+                given(3, "residual"),
+                conv.clamp.map(|(l, h)| format!("{l}..{h}")),
+            ],
             Self::Fused(Fused::Dense(dense)) => {
                 let after = match dense.after {
                     After::Nothing => None,
@@ -105,7 +109,11 @@ impl Dense {
         let mut out = if self.gemm {
             gemm::<B>(x, w, None, (1.0, 1.0), (false, self.transposed))?
         } else {
-            let w = if self.transposed { B::float_swap_dims(w, 0, 1) } else { w };
+            let w = if self.transposed {
+                B::float_swap_dims(w, 0, 1)
+            } else {
+                w
+            };
             matmul::<B>(x, w)?
         };
         for term in [bias, residual].into_iter().flatten() {
@@ -133,7 +141,10 @@ impl Attention {
     /// Batch, heads, queries, keys, size of a query and of a value, once all operands are known to fit.
     pub(crate) fn sizes(&self, query: &[usize], key: &[usize], value: &[usize]) -> OpResult<[usize; 6]> {
         let all = |dims: &[usize], order: [usize; 4]| -> OpResult<[usize; 4]> {
-            ensure!(dims.len() == 4, "an operand of shape {dims:?} instead of four dimensions");
+            ensure!(
+                dims.len() == 4,
+                "an operand of shape {dims:?} instead of four dimensions"
+            );
             Ok(order.map(|d| dims[d]))
         };
         let [batch, heads, queries, depth] = all(query, self.query)?;

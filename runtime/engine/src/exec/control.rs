@@ -149,7 +149,11 @@ fn truth<B: Accelerate>(value: Value<B>) -> OpResult<bool> {
     let t = value.into_host()?;
     match t.data() {
         Data::Bool(v) if v.len() == 1 => Ok(v[0]),
-        _ => bail!("a condition of type {} and shape {:?} instead of one BOOL", t.datatype(), t.shape()),
+        _ => bail!(
+            "a condition of type {} and shape {:?} instead of one BOOL",
+            t.datatype(),
+            t.shape()
+        ),
     }
 }
 
@@ -311,7 +315,9 @@ fn scan_batched<B: Accelerate>(
         let outputs = scan_along(scan, inputs.collect::<OpResult<_>>()?, body)?;
         gather(&mut collected, outputs.into_iter())?;
     }
-    let stacked = collected.iter().map(|parts| Ok(Value::Host(Arc::new(sequence::stack(parts)?))));
+    let stacked = collected
+        .iter()
+        .map(|parts| Ok(Value::Host(Arc::new(sequence::stack(parts)?))));
     stacked.collect()
 }
 

@@ -143,7 +143,10 @@ impl<'m> Reader<'m, '_> {
             let Some(Some(id)) = self.names.resolve(name) else {
                 return Err(invalid(format!("output {name:?} is defined nowhere")));
             };
-            let Info { tensor, unservable: why } = info::info(o)?;
+            let Info {
+                tensor,
+                unservable: why,
+            } = info::info(o)?;
             unservable = unservable.or(why);
             outputs.push((id, tensor));
         }
@@ -213,11 +216,7 @@ impl<'m> Reader<'m, '_> {
         Ok(())
     }
 
-    fn inputs(
-        &mut self,
-        n: &'m NodeProto,
-        produced: &HashMap<&str, &str>,
-    ) -> Result<Vec<Option<ValueId>>, LoadError> {
+    fn inputs(&mut self, n: &'m NodeProto, produced: &HashMap<&str, &str>) -> Result<Vec<Option<ValueId>>, LoadError> {
         let mut reads = Vec::with_capacity(n.input.len());
         for i in &n.input {
             reads.push(match self.names.resolve(i) {
@@ -376,7 +375,12 @@ impl<'m> Reader<'m, '_> {
         for o in function.output.iter().take(n.output.len()) {
             match self.names.resolve(o) {
                 Some(Some(id)) => results.push(id),
-                _ => return Err(fault(n, format!("output {o:?} of function {:?} is defined nowhere", key.1))),
+                _ => {
+                    return Err(fault(
+                        n,
+                        format!("output {o:?} of function {:?} is defined nowhere", key.1),
+                    ));
+                }
             }
         }
         self.active.pop();

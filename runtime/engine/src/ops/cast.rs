@@ -8,8 +8,8 @@ use crate::fault::{OpResult, bail, ensure};
 use crate::host::{self, Number, numbers};
 use crate::kernel::{Inputs, Kernel, is_float, tensor};
 use crate::registry::{Entry, entry};
-use crate::spec::Spec;
 use crate::small::Rounding;
+use crate::spec::Spec;
 use crate::{Data, DataType, Small, Tensor};
 
 pub(crate) const TABLE: &[Entry] = &[
@@ -120,7 +120,10 @@ pub(crate) fn cast_to(t: &Tensor, to: Target, (saturate, rounding): (bool, Round
         Target::Plain(to) => plain(t, to),
         Target::Small(small) => {
             let bits = doubles(t)?;
-            let bits = bits.into_iter().map(|x| small.encode(x as f32, saturate, rounding)).collect();
+            let bits = bits
+                .into_iter()
+                .map(|x| small.encode(x as f32, saturate, rounding))
+                .collect();
             Ok(tensor(t.shape().to_vec(), Data::U8(bits))?.marked(Some(small)))
         }
     }

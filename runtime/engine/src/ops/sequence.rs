@@ -219,7 +219,10 @@ fn split(spec: &Spec<'_>) -> OpResult<Kernel> {
             Some(t) if t.shape().is_empty() => {
                 let size = i64s(t)?.first().map_or(0, |&s| usize::try_from(s).unwrap_or(0));
                 ensure!(size > 0, "parts of {size} elements");
-                (0..dims[axis]).step_by(size).map(|p| size.min(dims[axis] - p)).collect()
+                (0..dims[axis])
+                    .step_by(size)
+                    .map(|p| size.min(dims[axis] - p))
+                    .collect()
             }
             Some(t) => shape::from_i64s(&i64s(t)?)?,
         };

@@ -10,7 +10,9 @@ use crate::kernel::Kernel;
 pub(crate) fn fuse(graph: &mut Graph) {
     let pattern = Pattern::new(graph);
     for n in 0..graph.nodes.len() {
-        let Some(mut found) = find(graph, &pattern, n) else { continue };
+        let Some(mut found) = find(graph, &pattern, n) else {
+            continue;
+        };
         let mut last = n;
         // Positions in front of heads again, where the result is read so.
         if let Some(id) = graph.nodes[n].outputs.first().copied().flatten()
@@ -149,9 +151,11 @@ mod tests {
             .node_with("Transpose", &["k"], &["kt"], turn(&[0, 2, 3, 1]))
             .node_with("Transpose", &["v"], &["vt"], turn(&[0, 2, 1, 3]));
         g = if divided {
-            g.node("MatMul", &["qt", "kt"], &["raw"]).node("Div", &["raw", "root"], &["s"])
+            g.node("MatMul", &["qt", "kt"], &["raw"])
+                .node("Div", &["raw", "root"], &["s"])
         } else {
-            g.node("Mul", &["qt", "part"], &["qs"]).node("MatMul", &["qs", "kt"], &["s"])
+            g.node("Mul", &["qt", "part"], &["qs"])
+                .node("MatMul", &["qs", "kt"], &["s"])
         };
         let scores = if masked {
             g = g.node("Add", &["s", "mask"], &["m"]);
@@ -163,7 +167,8 @@ mod tests {
             .node_with("Softmax", &[scores], &["p"], |a| a.int("axis", -1))
             .node("MatMul", &["p", "vt"], &["o"]);
         if turned {
-            g.node_with("Transpose", &["o"], &["y"], turn(&[0, 2, 1, 3])).output("y")
+            g.node_with("Transpose", &["o"], &["y"], turn(&[0, 2, 1, 3]))
+                .output("y")
         } else {
             g.output("o")
         }
@@ -173,22 +178,42 @@ mod tests {
     fn every_form_becomes_one_step_and_gives_what_the_steps_give() {
         let q: Vec<f32> = (0..12u8).map(|k| f32::from(k % 5) / 3.0 - 0.5).collect();
         let k: Vec<f32> = (0..12u8).map(|k| f32::from(k % 7) / 4.0 - 0.6).collect();
-        let v: Vec<f32> = (0..12u8).map(|k| f32::from(k)).collect();
-        for (masked, turned, divided) in [(false, false, true), (true, true, true), (true, false, false), (false, true, false)] {
-            let ops: Vec<String> = graph(masked, turned, divided).plan().unwrap().steps.into_iter().map(|s| s.op).collect();
+        let v: Vec<f32> = (0..12u8).map(f32::from).collect();
+        for (masked, turned, divided) in [
+            (false, false, true),
+            (true, true, true),
+            (true, false, false),
+            (false, true, false),
+        ] {
+            let ops: Vec<String> = graph(masked, turned, divided)
+                .plan()
+                .unwrap()
+                .steps
+                .into_iter()
+                .map(|s| s.op)
+                .collect();
             assert_eq!(ops, ["Attention"]);
             let dims: &[usize] = &[1, 3, 2, 2];
             let found = run_f32(&graph(masked, turned, divided), &[dims; 3], &[&q, &k, &v]);
             for head in 0..2 {
                 for i in 0..3 {
-                    let dot = |j: usize| -> f32 { (0..2).map(|d| q[i * 4 + head * 2 + d] * k[j * 4 + head * 2 + d]).sum() };
+                    let dot =
+                        |j: usize| -> f32 { (0..2).map(|d| q[i * 4 + head * 2 + d] * k[j * 4 + head * 2 + d]).sum() };
                     let mask = if masked { [0.0, -1e9, 0.5] } else { [0.0; 3] };
                     let powers: Vec<f32> = (0..3).map(|j| (dot(j) / 2.0 + mask[j]).exp()).collect();
                     let total: f32 = powers.iter().sum();
                     for d in 0..2 {
                         let wanted: f32 = (0..3).map(|j| powers[j] / total * v[j * 4 + head * 2 + d]).sum();
-                        let at = if turned { (i * 2 + head) * 2 + d } else { (head * 3 + i) * 2 + d };
-                        assert!((found[0][at] - wanted).abs() < 1e-5, "{} instead of {wanted}", found[0][at]);
+                        let at = if turned {
+                            (i * 2 + head) * 2 + d
+                        } else {
+                            (head * 3 + i) * 2 + d
+                        };
+                        assert!(
+                            (found[0][at] - wanted).abs() < 1e-5,
+                            "{} instead of {wanted}",
+                            found[0][at]
+                        );
                     }
                 }
             }

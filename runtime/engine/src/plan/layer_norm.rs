@@ -10,7 +10,9 @@ use crate::kernel::Kernel;
 pub(crate) fn fuse(graph: &mut Graph) {
     let pattern = Pattern::new(graph);
     for n in 0..graph.nodes.len() {
-        let Some(found) = find(graph, &pattern, n) else { continue };
+        let Some(found) = find(graph, &pattern, n) else {
+            continue;
+        };
         let node = &mut graph.nodes[found.last];
         node.kernel = Kernel::device(DeviceOp::LayerNorm {
             axis: -1,

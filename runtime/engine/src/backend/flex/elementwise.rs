@@ -80,7 +80,9 @@ pub(super) fn arith(f: Arith, operands: Operands<'_>) -> Outcome {
 
 /// `None` where the shapes stretch each other, or one is stretched in other ways than `spread` does.
 pub(super) fn combine(pair: Pair, a: &mut Option<Value<Flex>>, b: &mut Option<Value<Flex>>) -> Outcome {
-    let (Some(x), Some(y)) = (&*a, &*b) else { return Ok(None) };
+    let (Some(x), Some(y)) = (&*a, &*b) else {
+        return Ok(None);
+    };
     let (xs, ys) = (dims(x), dims(y));
     let (Some(x), Some(y)) = (floats(x), floats(y)) else {
         return Ok(None);
@@ -99,11 +101,11 @@ pub(super) fn combine(pair: Pair, a: &mut Option<Value<Flex>>, b: &mut Option<Va
     if let Some(inner) = forward
         && !(xs == ys && !writable(a) && writable(b))
     {
-        return left(pair, a, b, inner, led(xs));
+        return left(pair, a, b.as_ref(), inner, led(xs));
     }
     let backward = spread(&ys, &xs).filter(|_| ys.len() >= xs.len() || xs.iter().product::<usize>() == 1);
     match backward {
-        Some(inner) => left(swapped(pair), b, a, inner, led(ys)),
+        Some(inner) => left(swapped(pair), b, a.as_ref(), inner, led(ys)),
         None => Ok(None),
     }
 }
@@ -118,14 +120,8 @@ fn swapped(pair: Pair) -> Pair {
     }
 }
 
-fn left(
-    pair: Pair,
-    a: &mut Option<Value<Flex>>,
-    b: &Option<Value<Flex>>,
-    inner: usize,
-    shape: Vec<usize>,
-) -> Outcome {
-    let (Some(x), Some(y)) = (a.take(), b.as_ref().and_then(floats)) else {
+fn left(pair: Pair, a: &mut Option<Value<Flex>>, b: Option<&Value<Flex>>, inner: usize, shape: Vec<usize>) -> Outcome {
+    let (Some(x), Some(y)) = (a.take(), b.and_then(floats)) else {
         return Ok(None);
     };
     let mut out = own(x)?;

@@ -32,10 +32,13 @@ pub(super) fn layer(axis: i64, epsilon: f64, operands: Operands<'_>) -> Outcome 
 
 /// Operands: x, scale, bias, mean, variance
 pub(super) fn batch(epsilon: f64, operands: Operands<'_>) -> Outcome {
-    let [Some(_), Some(scale), Some(bias), Some(mean), Some(variance)] = [0, 1, 2, 3, 4].map(|i| at(operands, i)) else {
+    let [Some(_), Some(scale), Some(bias), Some(mean), Some(variance)] = [0, 1, 2, 3, 4].map(|i| at(operands, i))
+    else {
         return Ok(None);
     };
-    let Some(value) = operands[0].as_ref() else { return Ok(None) };
+    let Some(value) = operands[0].as_ref() else {
+        return Ok(None);
+    };
     let xs = dims(value);
     let channels = xs.get(1).copied().unwrap_or(0);
     if channels == 0 || [scale, bias, mean, variance].iter().any(|p| p.len() != channels) || xs.contains(&0) {

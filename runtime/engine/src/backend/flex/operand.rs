@@ -30,7 +30,7 @@ pub(super) fn host_floats(t: &Tensor) -> Option<&[f32]> {
 }
 
 /// An operand's elements, or `None` where it is missing or another type.
-pub(super) fn at<'a>(operands: &'a [Option<Value<Flex>>], i: usize) -> Option<&'a [f32]> {
+pub(super) fn at(operands: &[Option<Value<Flex>>], i: usize) -> Option<&[f32]> {
     floats(operands.get(i)?.as_ref()?)
 }
 

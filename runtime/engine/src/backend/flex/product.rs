@@ -58,11 +58,22 @@ pub(super) fn dense(weights: &Matrix, dense: &Dense, operands: Operands<'_>) -> 
     let mut out = buffers::take(n);
     if let (Some(function), true) = (after, residual.is_none_or(fits)) {
         let residual = residual.and_then(floats);
-        weights.run(x, Finish { bias, residual, function }, &mut out);
+        weights.run(
+            x,
+            Finish {
+                bias,
+                residual,
+                function,
+            },
+            &mut out,
+        );
         return made(out_dims, out);
     }
     // A residual that is stretched, or stretches the result; a function that the kernels don't have.
-    let finish = Finish { bias, ..Finish::default() };
+    let finish = Finish {
+        bias,
+        ..Finish::default()
+    };
     weights.run(x, finish, &mut out);
     let out = made(out_dims, out)?;
     let residual = operands.get_mut(3).and_then(Option::take);
@@ -85,7 +96,9 @@ pub(super) fn matmul(operands: Operands<'_>) -> Outcome {
     let (Some(a), Some(b)) = (at(operands, 0), at(operands, 1)) else {
         return Ok(None);
     };
-    let [Some(x), Some(y)] = &*operands else { return Ok(None) };
+    let [Some(x), Some(y)] = &*operands else {
+        return Ok(None);
+    };
     let (sa, sb) = (dims(x), dims(y));
     // Vectors and empty sides are left to others.
     if sa.len() < 2 || sb.len() < 2 || a.is_empty() || b.is_empty() {

@@ -82,7 +82,9 @@ impl Layer {
         };
         let source = |k: usize| i.0.get(k).cloned().flatten();
         let entry = self.weights.get([source(1), source(2), source(3)], || {
-            (0..self.backwards.len()).map(|d| self.pack(d, w, r, bias, input)).collect()
+            (0..self.backwards.len())
+                .map(|d| self.pack(d, w, r, bias, input))
+                .collect()
         })?;
         let first = |k: usize| match i.opt(k) {
             None => Some(None),
@@ -144,7 +146,10 @@ impl Layer {
                 ..Finish::default()
             };
             packed.w.run(x, finish, &mut from_x);
-            let (hs, cs) = (&mut hs[d * batch * h..][..batch * h], &mut cs[d * batch * h..][..batch * h]);
+            let (hs, cs) = (
+                &mut hs[d * batch * h..][..batch * h],
+                &mut cs[d * batch * h..][..batch * h],
+            );
             let mut sums = vec![0.0; batch * rows];
             let mut scratch = vec![0.0; batch * rows];
             for k in 0..steps {
@@ -233,8 +238,16 @@ fn gru(packed: &Packed, h: usize, sums: &mut [f32], scratch: &mut [f32], hs: &mu
     if let Some(candidate) = &packed.candidate {
         // The gate goes before the product.
         let mut gated = vec![0.0; hs.len()];
-        for ((gated, sums), hs) in gated.chunks_exact_mut(h).zip(sums.chunks_exact(3 * h)).zip(hs.chunks_exact(h)) {
-            gated.iter_mut().zip(&sums[h..2 * h]).zip(hs).for_each(|((g, r), h)| *g = r * h);
+        for ((gated, sums), hs) in gated
+            .chunks_exact_mut(h)
+            .zip(sums.chunks_exact(3 * h))
+            .zip(hs.chunks_exact(h))
+        {
+            gated
+                .iter_mut()
+                .zip(&sums[h..2 * h])
+                .zip(hs)
+                .for_each(|((g, r), h)| *g = r * h);
         }
         let product = &mut scratch[..batch * h];
         let finish = Finish {
