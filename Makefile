@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help up test bench lint fmt doc licences tools python
+.PHONY: help up test bench conformance fuzz lint fmt doc licences tools python
 
 help:        ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -18,6 +18,12 @@ test: tools python  ## unit, property and end-to-end tests
 bench: tools ## proxy against HAProxy, wakes from zero, memory of an idle platform
 	cargo build --release --workspace
 	e2e/benches/run
+
+conformance: tools python ## ONNX's own cases against the engine; writes runtime/engine/CONFORMANCE.md
+	PILOTLIGHT_WRITE_CONFORMANCE=1 cargo test --quiet --package pilotlight-e2e --test conformance -- --nocapture
+
+fuzz: tools  ## changed models against the engine for 30 seconds; needs cargo-fuzz
+	runtime/engine/fuzz/run 30
 
 lint: tools  ## formatting and lints, warnings denied
 	cargo fmt --all --check

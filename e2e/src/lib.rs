@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod client;
+pub mod conformance;
 mod load;
 mod manifest;
 pub mod metrics;

@@ -47,7 +47,14 @@ pub(crate) fn tensor_in(proto: &TensorProto, files: &Files) -> OpResult<Tensor> 
         return tensor(&inside);
     }
     let dims = shape::from_i64s(&proto.dims)?;
-    let count = shape::elements(&dims)?;
+    // No more than the data has, which is compared with it below.
+    let Some(count) = (if dims.contains(&0) {
+        Some(0)
+    } else {
+        dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    }) else {
+        bail!("a tensor of shape {dims:?} is larger than any file")
+    };
     if let Some(small) = Small::from_onnx(proto.data_type.unwrap_or(0)) {
         let bits = match &proto.raw_data {
             Some(raw) if !raw.is_empty() || count == 0 => small.unpack(raw, count)?,

@@ -2,6 +2,7 @@
 //! and `value`; a crate for another backend instantiates `compile` and nothing else.
 
 mod control;
+mod memory;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -141,6 +142,7 @@ impl<B: Accelerate> Executor<B> {
                     time,
                 });
             }
+            memory::check(&results, &values)?;
             let mut results = results.into_iter();
             for output in &step.outputs {
                 let result = results.next();

@@ -4,12 +4,14 @@
 //! cycles), unknown operators and attributes, tensors that contradict their dimensions, graphs and functions that nest
 //! too deep, functions that call themselves. Calls of functions are replaced by their bodies.
 
+mod expand;
 mod info;
 mod names;
 mod read;
 
 use std::sync::Arc;
 
+pub(crate) use expand::expand;
 pub(crate) use read::read;
 
 use crate::kernel::Kernel;
@@ -66,9 +68,13 @@ fn role(domain: &str, spec: &Spec<'_>) -> crate::fault::OpResult<Role> {
         // With a mask output, or in training, it is no plain identity.
         (registry::ONNX, "Dropout") if !spec.has_output(1) && !spec.has_input(2) => Role::Identity,
         (registry::ONNX, "Conv") => Role::Conv,
-        (registry::ONNX, "BatchNormalization") if !spec.outputs.iter().skip(1).any(|&o| o) => Role::BatchNorm {
-            epsilon: spec.float("epsilon", 1e-5)?,
-        },
+        (registry::ONNX, "BatchNormalization")
+            if !spec.outputs.iter().skip(1).any(|&o| o) && !spec.flag("training_mode", false)? =>
+        {
+            Role::BatchNorm {
+                epsilon: spec.float("epsilon", 1e-5)?,
+            }
+        }
         (registry::ONNX, "Transpose") => Role::Transpose(spec.ints("perm")?),
         (ML, "ZipMap") => Role::ZipMap(crate::ops::ml::labels(spec)?),
         _ => Role::Plain,

@@ -125,7 +125,8 @@ pub(crate) fn compile(bytes: Bytes) -> Result<plan::Plan, LoadError> {
 }
 
 fn compile_in(bytes: Bytes, files: &Files) -> Result<plan::Plan, LoadError> {
-    let model = ModelProto::decode(bytes).map_err(|e| LoadError::Invalid(e.to_string()))?;
+    let mut model = ModelProto::decode(bytes).map_err(|e| LoadError::Invalid(e.to_string()))?;
+    graph::expand(&mut model);
     plan::plan(graph::read(&model, files)?)
 }
 

@@ -22,6 +22,9 @@ pub(crate) const TRAINING: &str = "ai.onnx.preview.training";
 /// ONNX Runtime's contributed operators.
 pub(crate) const MICROSOFT: &str = "com.microsoft";
 
+/// The engine's own, which expansions of others are written in.
+pub(crate) const ENGINE: &str = "pilotlight";
+
 /// One operator from one version on.
 pub(crate) struct Entry {
     pub(crate) op: &'static str,
@@ -45,6 +48,8 @@ pub(crate) fn lookup(domain: &str, op: &str, opset: i64) -> Option<&'static Entr
         ONNX => ops::ONNX,
         ML => ops::ML,
         MICROSOFT => ops::MICROSOFT,
+        TRAINING => ops::TRAINING,
+        ENGINE => ops::ENGINE,
         _ => return None,
     };
     tables
@@ -70,7 +75,7 @@ mod tests {
 
     #[test]
     fn no_operator_stands_twice_at_one_version() {
-        for tables in [ops::ONNX, ops::ML, ops::MICROSOFT] {
+        for tables in [ops::ONNX, ops::ML, ops::MICROSOFT, ops::TRAINING, ops::ENGINE] {
             let mut all: Vec<_> = tables.iter().flat_map(|t| t.iter()).map(|e| (e.op, e.since)).collect();
             all.sort_unstable();
             assert!(all.windows(2).all(|w| w[0] != w[1]), "{all:?}");

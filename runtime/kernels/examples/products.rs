@@ -33,7 +33,7 @@ fn main() {
                         ..Finish::default()
                     },
                     &mut out,
-                )
+                );
             });
             let work = 2e-6 * (rows * k * n) as f64;
             println!("{rows} x {k} x {n}, {function:?}: {ms:.3} ms, {:.1} GFLOP/s", work / ms);

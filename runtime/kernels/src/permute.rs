@@ -30,7 +30,7 @@ pub fn permute<T: Copy + Send + Sync>(x: &[T], dims: &[usize], perm: &[usize], o
     if step == 1 {
         // Runs of neighbours stay together.
         return blocks(out, lead, steps, len, |from, to| {
-            to.copy_from_slice(&x[from..from + len])
+            to.copy_from_slice(&x[from..from + len]);
         });
     }
     // The dimension whose elements are neighbours in x turns with the last one; further ones may lie between.

@@ -38,34 +38,86 @@ fn parameter(i: &Inputs<'_>, k: usize, n: usize) -> OpResult<Vec<f64>> {
 
 fn batch_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(5, 5)?;
-    spec.ignore(&["momentum"]);
+    let momentum = f64::from(spec.float("momentum", 0.9)?);
     ensure!(
         spec.flag("spatial", true)?,
         "statistics for each place are not supported"
     );
-    ensure!(!spec.flag("training_mode", false)?, "training mode is not supported");
+    let epsilon = f64::from(spec.float("epsilon", 1e-5)?);
+    if spec.flag("training_mode", false)? {
+        return Ok(Kernel::host(
+            move |i| floats!(i.get(0)?.data(), v => batch_norm_training(v, i, epsilon, momentum)),
+        ));
+    }
     ensure!(
         spec.outputs.iter().skip(1).all(|o| !o),
         "outputs of training are not supported"
     );
-    let epsilon = f64::from(spec.float("epsilon", 1e-5)?);
     fn run<T: Number>(v: &[T], i: &Inputs<'_>, epsilon: f64) -> OpResult<Vec<Tensor>> {
-        let dims = i.get(0)?.shape();
-        ensure!(dims.len() >= 2, "input of rank {} instead of at least 2", dims.len());
-        let (channels, inner): (usize, usize) = (dims[1], dims[2..].iter().product());
+        let (dims, channels) = channels(i)?;
         let [scale, bias, mean, variance] = [1, 2, 3, 4].map(|k| parameter(i, k, channels));
-        let (scale, bias, mean, variance) = (scale?, bias?, mean?, variance?);
-        let value = |(n, x): (usize, &T)| {
-            let c = n / inner.max(1) % channels;
-            let k = scale[c] / (variance[c] + epsilon).sqrt();
-            T::from_f64((x.to_f64() - mean[c]) * k + bias[c])
-        };
-        one(dims, v.iter().enumerate().map(value).collect())
+        one(dims, scaled(v, dims, &scale?, &bias?, &mean?, &variance?, epsilon))
     }
     Ok(Kernel::dual(
         DeviceOp::BatchNorm { epsilon },
         move |i: &Inputs<'_>| floats!(i.get(0)?.data(), v => run(v, i, epsilon)),
     ))
+}
+
+fn channels<'a>(i: &'a Inputs<'_>) -> OpResult<(&'a [usize], usize)> {
+    let dims = i.get(0)?.shape();
+    ensure!(dims.len() >= 2, "input of rank {} instead of at least 2", dims.len());
+    Ok((dims, dims[1]))
+}
+
+fn scaled<T: Number>(
+    v: &[T],
+    dims: &[usize],
+    scale: &[f64],
+    bias: &[f64],
+    mean: &[f64],
+    variance: &[f64],
+    epsilon: f64,
+) -> Vec<T> {
+    let inner: usize = dims[2..].iter().product();
+    let value = |(n, x): (usize, &T)| {
+        let c = n / inner.max(1) % dims[1];
+        let k = scale[c] / (variance[c] + epsilon).sqrt();
+        T::from_f64((x.to_f64() - mean[c]) * k + bias[c])
+    };
+    v.iter().enumerate().map(value).collect()
+}
+
+/// With the batch's own statistics, and the running ones as they are after it.
+fn batch_norm_training<T: Number>(v: &[T], i: &Inputs<'_>, epsilon: f64, momentum: f64) -> OpResult<Vec<Tensor>> {
+    let (dims, channels) = channels(i)?;
+    let [scale, bias, mean, variance] = [1, 2, 3, 4].map(|k| parameter(i, k, channels));
+    let (mean, variance) = (mean?, variance?);
+    let inner = dims[2..].iter().product::<usize>().max(1);
+    let mut moments = vec![(0.0, 0.0, 0.0); channels];
+    for (n, x) in v.iter().enumerate() {
+        let m = &mut moments[n / inner % channels];
+        (m.0, m.1) = (m.0 + x.to_f64(), m.1 + 1.0);
+    }
+    let own_mean: Vec<f64> = moments.iter().map(|m| m.0 / m.1).collect();
+    for (n, x) in v.iter().enumerate() {
+        let c = n / inner % channels;
+        moments[c].2 += (x.to_f64() - own_mean[c]).powi(2);
+    }
+    let own_variance: Vec<f64> = moments.iter().map(|m| m.2 / m.1).collect();
+    let running = |old: &[f64], new: &[f64]| -> OpResult<Tensor> {
+        let mixed = old
+            .iter()
+            .zip(new)
+            .map(|(o, n)| T::from_f64(o * momentum + n * (1.0 - momentum)));
+        tensor(vec![channels], T::wrap(mixed.collect()))
+    };
+    let y = scaled(v, dims, &scale?, &bias?, &own_mean, &own_variance, epsilon);
+    Ok(vec![
+        tensor(dims.to_vec(), T::wrap(y))?,
+        running(&mean, &own_mean)?,
+        running(&variance, &own_variance)?,
+    ])
 }
 
 /// Mean and 1/√(variance + ε) of a group.
@@ -127,7 +179,7 @@ fn spread(i: &Inputs<'_>, k: usize, norm: &[usize]) -> OpResult<Vec<f64>> {
     Ok(v)
 }
 
-fn rms_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
+pub(super) fn rms_norm(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 2)?;
     spec.ignore(&["stash_type"]);
     let (axis, epsilon) = (spec.int("axis", -1)?, f64::from(spec.float("epsilon", 1e-5)?));

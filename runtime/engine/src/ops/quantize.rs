@@ -1,5 +1,6 @@
 //! Numbers as small integers with a scale and a zero point.
 
+use super::cast::Target;
 use crate::fault::{OpResult, bail, ensure};
 use crate::host::{self, Number, floats};
 use crate::kernel::{Inputs, Kernel, i64s, tensor};
@@ -82,6 +83,9 @@ impl Spread {
 }
 
 fn wide(t: &Tensor) -> OpResult<Vec<f64>> {
+    if t.small().is_some() {
+        return super::cast::doubles(t);
+    }
     Ok(match t.data() {
         Data::F16(v) => v.iter().map(|x| x.to_f64()).collect(),
         Data::BF16(v) => v.iter().map(|x| x.to_f64()).collect(),
@@ -114,15 +118,14 @@ fn block(spec: &Spec<'_>) -> OpResult<usize> {
 fn quantize(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 3)?;
     let (axis, block) = (spec.int("axis", 1)?, block(spec)?);
-    spec.ignore(&["saturate", "precision"]);
-    let wanted = match spec.int("output_dtype", 0)? {
-        0 => None,
-        t => Some(crate::decode::data_type(t as i32)?),
-    };
-    Ok(Kernel::host(move |i| {
+    spec.ignore(&["precision"]);
+    let saturates = spec.flag("saturate", true)?;
+    let wanted = output_type(spec)?;
+    Ok(Kernel::stored(move |i| {
         let (x, scale) = (i.get(0)?, i.get(1)?);
         let zero = i.opt(2).map(wide).transpose()?;
-        let to = wanted.or(i.opt(2).map(Tensor::datatype)).unwrap_or(DataType::U8);
+        let to = wanted.or(i.opt(2).map(Target::of));
+        let to = to.unwrap_or(Target::Plain(DataType::U8));
         let spread = Spread::new(x, scale, axis, block)?;
         let scale = wide(scale)?;
         ensure!(
@@ -138,25 +141,43 @@ fn quantize(spec: &Spec<'_>) -> OpResult<Kernel> {
             } else {
                 x / scale[p]
             };
-            q.round_ties_even() + zero.as_ref().map_or(0.0, |z| z[p])
+            // Floats of eight bits are rounded to their own steps.
+            let whole = !matches!(to, Target::Small(small) if small.range().is_none());
+            let q = if whole { q.round_ties_even() } else { q };
+            q + zero.as_ref().map_or(0.0, |z| z[p])
         };
-        let data = saturate(wide(x)?.into_iter().enumerate().map(value), to)?;
-        Ok(vec![tensor(x.shape().to_vec(), data)?])
+        let values = wide(x)?.into_iter().enumerate().map(value);
+        let dims = x.shape().to_vec();
+        Ok(vec![match to {
+            Target::Plain(to) => tensor(dims, saturate(values, to)?)?,
+            Target::Small(small) if small.range().is_some() => {
+                let bits = values.map(|x| small.saturated(x)).collect();
+                tensor(dims, Data::U8(bits))?.marked(Some(small))
+            }
+            Target::Small(_) => {
+                let values = tensor(dims, Data::F64(values.collect()))?;
+                super::cast::cast_to(&values, to, (saturates, crate::small::Rounding::Up))?
+            }
+        }])
     }))
+}
+
+fn output_type(spec: &Spec<'_>) -> OpResult<Option<Target>> {
+    match spec.int("output_dtype", 0)? {
+        0 => Ok(None),
+        t => Target::from_onnx(t).map(Some),
+    }
 }
 
 fn dequantize(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 3)?;
     let (axis, block) = (spec.int("axis", 1)?, block(spec)?);
-    let wanted = match spec.int("output_dtype", 0)? {
-        0 => None,
-        t => Some(crate::decode::data_type(t as i32)?),
-    };
-    Ok(Kernel::host(move |i| {
+    let wanted = output_type(spec)?;
+    Ok(Kernel::stored(move |i| {
         let (x, scale) = (i.get(0)?, i.get(1)?);
         let zero = i.opt(2).map(wide).transpose()?;
         let spread = Spread::new(x, scale, axis, block)?;
-        let to = wanted.unwrap_or(scale.datatype());
+        let to = wanted.unwrap_or(Target::Plain(scale.datatype()));
         let scale = wide(scale)?;
         ensure!(
             zero.as_ref().is_none_or(|z| z.len() == scale.len()),
@@ -168,7 +189,7 @@ fn dequantize(spec: &Spec<'_>) -> OpResult<Kernel> {
         };
         let values = wide(x)?.into_iter().enumerate().map(value).collect();
         let t = tensor(x.shape().to_vec(), Data::F64(values))?;
-        Ok(vec![super::cast::cast(&t, to, true)?])
+        Ok(vec![super::cast::cast_to(&t, to, (true, crate::small::Rounding::Up))?])
     }))
 }
 

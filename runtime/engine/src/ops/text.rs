@@ -12,6 +12,7 @@ use crate::spec::Spec;
 use crate::{Data, Tensor};
 
 pub(crate) const TABLE: &[Entry] = &[
+    entry("RegexFullMatch", 20, full_match),
     entry("StringConcat", 20, string_concat),
     entry("StringNormalizer", 10, string_normalizer),
     entry("StringSplit", 20, string_split),
@@ -23,6 +24,28 @@ fn text(b: &Bytes) -> OpResult<&str> {
         Ok(s) => Ok(s),
         Err(_) => bail!("a string is not UTF-8"),
     }
+}
+
+/// Memory that a compiled pattern may take; counted repetitions multiply.
+const MAX_PATTERN: usize = 1 << 24;
+
+/// Patterns are RE2's, whose syntax the crate's is but for few constructs; both match in linear time.
+fn full_match(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(1, 1)?;
+    let pattern = spec.string("pattern", "")?;
+    let whole = regex::RegexBuilder::new(&format!("^(?:{pattern})$"))
+        .size_limit(MAX_PATTERN)
+        .build();
+    let whole = match whole {
+        Ok(whole) => whole,
+        Err(e) => bail!("pattern {pattern:?}: {e}"),
+    };
+    Ok(Kernel::host(move |i| {
+        let x = i.get(0)?;
+        let found = typed::<Bytes>(x)?.iter().map(|b| Ok(whole.is_match(text(b)?)));
+        let found = found.collect::<OpResult<Vec<_>>>()?;
+        Ok(vec![tensor(x.shape().to_vec(), Data::Bool(found))?])
+    }))
 }
 
 fn string_concat(spec: &Spec<'_>) -> OpResult<Kernel> {

@@ -29,6 +29,9 @@ pub(crate) fn fold(graph: &mut Graph) {
 }
 
 fn results(node: &Node, constants: &[Option<Arc<Tensor>>]) -> Option<Vec<Arc<Tensor>>> {
+    if crate::ops::random::is_random(&node.op) {
+        return None;
+    }
     let inputs = node
         .inputs
         .iter()
@@ -89,7 +92,7 @@ fn sized_within(node: &Node, inputs: &[Option<Arc<Tensor>>]) -> bool {
         })
     };
     match node.op.as_str() {
-        "ConstantOfShape" | "Tile" | "Pad" | "OneHot" | "Resize" | "Upsample" | "RandomNormal" | "RandomUniform" => {
+        "ConstantOfShape" | "Tile" | "Pad" | "OneHot" | "Resize" | "Upsample" => {
             inputs
                 .iter()
                 .skip(usize::from(node.op != "ConstantOfShape"))

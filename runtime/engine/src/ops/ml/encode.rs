@@ -13,6 +13,7 @@ use crate::spec::Spec;
 use crate::{Data, DataType, Tensor};
 
 pub(crate) const TABLE: &[Entry] = &[
+    entry("CategoryMapper", 1, category_mapper),
     entry("LabelEncoder", 1, label_encoder_v1),
     entry("LabelEncoder", 2, label_encoder),
     entry("OneHotEncoder", 1, one_hot),
@@ -254,6 +255,37 @@ fn to_values<K: Key, V: Element>(index: HashMap<K::Bits, usize>, values: Vec<V>,
             x.shape().to_vec(),
             V::wrap(typed::<K>(x)?.iter().map(value).collect()),
         )?])
+    }))
+}
+
+/// Strings to numbers, or numbers to strings, by a table of pairs.
+fn category_mapper(spec: &Spec<'_>) -> OpResult<Kernel> {
+    spec.expect_inputs(1, 1)?;
+    let (Some(names), Some(numbers)) = (spec.strings("cats_strings")?, spec.ints("cats_int64s")?) else {
+        bail!("it has no table of strings and integers")
+    };
+    ensure!(
+        names.len() == numbers.len(),
+        "{} strings and {} integers in its table",
+        names.len(),
+        numbers.len()
+    );
+    let names: Vec<Bytes> = names.into_iter().map(Bytes::from).collect();
+    let default = Bytes::copy_from_slice(spec.string("default_string", "_Unused")?.as_bytes());
+    let other = spec.int("default_int64", -1)?;
+    let to_number: HashMap<Bytes, i64> = names.iter().cloned().zip(numbers.iter().copied()).collect();
+    let to_name: HashMap<i64, Bytes> = numbers.into_iter().zip(names).collect();
+    Ok(Kernel::host(move |i| {
+        let x = i.get(0)?;
+        let data = match x.data() {
+            Data::Bytes(v) => Data::I64(v.iter().map(|s| to_number.get(s).copied().unwrap_or(other)).collect()),
+            Data::I64(v) => {
+                let name = |k| to_name.get(k).unwrap_or(&default).clone();
+                Data::Bytes(v.iter().map(name).collect())
+            }
+            other => bail!("element type {} where a string or an INT64 is needed", other.datatype()),
+        };
+        Ok(vec![tensor(x.shape().to_vec(), data)?])
     }))
 }
 
