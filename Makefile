@@ -15,8 +15,9 @@ test: tools python  ## unit, property and end-to-end tests
 	cargo test --workspace --exclude pilotlight-e2e --no-fail-fast
 	cargo test --package pilotlight-e2e --no-fail-fast -- --test-threads=1
 
-bench: tools ## proxy against HAProxy, wakes from zero, memory of an idle platform
+bench: tools python ## proxy against HAProxy, wakes from zero, memory of an idle platform, engine beside onnxruntime
 	cargo build --release --workspace
+	cargo build --release --package pilotlight-engine --example bench
 	e2e/benches/run
 
 conformance: tools python ## ONNX's own cases against the engine; writes runtime/engine/CONFORMANCE.md

@@ -67,6 +67,11 @@ pub struct Conv {
     weights: Vec<f32>,
 }
 
+/// Whether channels are convolved one by one: a few filters a channel leave a matrix product nothing to share.
+fn by_plane(depth: usize, filters_per_group: usize) -> bool {
+    depth == 1 && filters_per_group < 4
+}
+
 /// One run's constants.
 struct Job<'a> {
     conv: &'a Conv,
@@ -88,7 +93,7 @@ impl Conv {
         if elements == 0 || elements != weights.len() || groups == 0 || !filters.is_multiple_of(groups) {
             return None;
         }
-        let packed = if depth == 1 {
+        let packed = if by_plane(depth, filters / groups) {
             weights.to_vec()
         } else {
             gemm::pack_rows(weights, filters / groups, groups, elements / filters, level.rows())
@@ -171,7 +176,7 @@ impl Conv {
 
 impl Job<'_> {
     fn image(&self, x: &[f32], out: &mut [f32], threads: usize) {
-        if self.conv.depth == 1 {
+        if by_plane(self.conv.depth, self.conv.filters / self.conv.groups) {
             return self.depthwise(x, out, threads);
         }
         let padded = self.geometry.is_padded().then(|| self.pad(x, threads));
