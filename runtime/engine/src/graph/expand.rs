@@ -313,13 +313,12 @@ fn embed_norm(mut b: Body<'_>) -> OpResult<FunctionProto> {
     let (ids, words, positions) = (b.need(0)?, b.need(2)?, b.need(3)?);
     let (gamma, beta) = (b.need(5)?, b.need(6)?);
     let mut sum = b.op("Gather", &[&words, &ids]);
-    let place = match b.input(8) {
-        Some(given) => b.op("Gather", &[&positions, &given]),
-        None => {
-            let length = b.with("Shape", &[&ids], vec![int("start", 1), int("end", 2)]);
-            let (zero, axis) = (b.ints(&[0]), b.ints(&[0]));
-            b.op("Slice", &[&positions, &zero, &length, &axis])
-        }
+    let place = if let Some(given) = b.input(8) {
+        b.op("Gather", &[&positions, &given])
+    } else {
+        let length = b.with("Shape", &[&ids], vec![int("start", 1), int("end", 2)]);
+        let (zero, axis) = (b.ints(&[0]), b.ints(&[0]));
+        b.op("Slice", &[&positions, &zero, &length, &axis])
     };
     sum = b.op("Add", &[&sum, &place]);
     if let (Some(segments), Some(table)) = (b.input(1), b.input(4)) {
@@ -329,23 +328,20 @@ fn embed_norm(mut b: Body<'_>) -> OpResult<FunctionProto> {
     let attributes = vec![int("axis", -1), float("epsilon", b.float("epsilon", 1e-12))];
     let y = b.with("LayerNormalization", &[&sum, &gamma, &beta], attributes);
     // The lengths that attention reads: how many tokens of each row are no padding.
-    let lengths = match b.input(7) {
-        Some(mask) => {
-            let axis = b.ints(&[1]);
-            let counts = b.with("ReduceSum", &[&mask, &axis], vec![int("keepdims", 0)]);
-            b.with("Cast", &[&counts], vec![int("to", 6)])
-        }
-        None => {
-            let rows = b.with("Shape", &[&ids], vec![int("end", 1)]);
-            let mut zero = attribute("value", 4);
-            zero.t = Some(Box::new(TensorProto {
-                dims: vec![1],
-                data_type: Some(6),
-                int32_data: vec![0],
-                ..TensorProto::default()
-            }));
-            b.with("ConstantOfShape", &[&rows], vec![zero])
-        }
+    let lengths = if let Some(mask) = b.input(7) {
+        let axis = b.ints(&[1]);
+        let counts = b.with("ReduceSum", &[&mask, &axis], vec![int("keepdims", 0)]);
+        b.with("Cast", &[&counts], vec![int("to", 6)])
+    } else {
+        let rows = b.with("Shape", &[&ids], vec![int("end", 1)]);
+        let mut zero = attribute("value", 4);
+        zero.t = Some(Box::new(TensorProto {
+            dims: vec![1],
+            data_type: Some(6),
+            int32_data: vec![0],
+            ..TensorProto::default()
+        }));
+        b.with("ConstantOfShape", &[&rows], vec![zero])
     };
     b.finish(&[Some(y), Some(lengths), Some(sum)])
 }

@@ -49,6 +49,15 @@ pub(super) struct Frame<'m> {
     pub(super) attributes: Rc<HashMap<String, AttributeProto>>,
 }
 
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    Value(ValueId),
+    /// A function's input that the call does not give.
+    LeftOut,
+    Unknown,
+}
+
 /// All that is being read at a time.
 #[derive(Default)]
 pub(super) struct Names<'m> {
@@ -72,8 +81,8 @@ impl<'m> Names<'m> {
         self.frame().names.insert(name, value).is_none()
     }
 
-    /// The value of a name in the innermost graph; `None` where nobody has defined it.
-    pub(super) fn resolve(&mut self, name: &str) -> Option<Option<ValueId>> {
+    /// What a name means in the innermost graph.
+    pub(super) fn resolve(&mut self, name: &str) -> Meaning {
         let mut found = None;
         for frame in self.frames.iter().rev() {
             if let Some(value) = frame.names.get(name) {
@@ -84,8 +93,11 @@ impl<'m> Names<'m> {
                 break;
             }
         }
-        let (value, level) = found?;
-        let Some(mut value) = value else { return Some(None) };
+        let (mut value, level) = match found {
+            None => return Meaning::Unknown,
+            Some((None, _)) => return Meaning::LeftOut,
+            Some((Some(value), level)) => (value, level),
+        };
         for inner in level + 1..self.levels.len() {
             let constant = self.levels[inner - 1].constants[value].clone();
             value = self.levels[inner].capture(value);
@@ -94,6 +106,6 @@ impl<'m> Names<'m> {
                 self.levels[inner].constants[value] = constant;
             }
         }
-        Some(Some(value))
+        Meaning::Value(value)
     }
 }

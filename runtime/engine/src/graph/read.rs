@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::info::{self, Info};
-use super::names::{Frame, Level, Names};
+use super::names::{Frame, Level, Meaning, Names};
 use super::{Graph, Node, Role, ValueId, role};
 use crate::control::{self, Body, Control, Kind};
 use crate::files::Files;
@@ -140,7 +140,7 @@ impl<'m> Reader<'m, '_> {
         let mut outputs = Vec::with_capacity(proto.output.len());
         for o in &proto.output {
             let name = o.name.as_deref().unwrap_or_default();
-            let Some(Some(id)) = self.names.resolve(name) else {
+            let Meaning::Value(id) = self.names.resolve(name) else {
                 return Err(invalid(format!("output {name:?} is defined nowhere")));
             };
             let Info {
@@ -221,8 +221,9 @@ impl<'m> Reader<'m, '_> {
         for i in &n.input {
             reads.push(match self.names.resolve(i) {
                 _ if i.is_empty() => None,
-                Some(value) => value,
-                None => {
+                Meaning::Value(value) => Some(value),
+                Meaning::LeftOut => None,
+                Meaning::Unknown => {
                     return Err(fault(
                         n,
                         match produced.get(i.as_str()) {
@@ -374,7 +375,7 @@ impl<'m> Reader<'m, '_> {
         let mut results = Vec::with_capacity(n.output.len());
         for o in function.output.iter().take(n.output.len()) {
             match self.names.resolve(o) {
-                Some(Some(id)) => results.push(id),
+                Meaning::Value(id) => results.push(id),
                 _ => {
                     return Err(fault(
                         n,

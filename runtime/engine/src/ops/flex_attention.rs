@@ -59,9 +59,13 @@ pub(crate) fn run(
     let mut scores = fits(modify(0, typed(scores)?)?)?;
     for row in scores.chunks_mut(lk.max(1)) {
         let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        row.iter_mut().for_each(|x| *x = (*x - max).exp());
+        for x in row.iter_mut() {
+            *x = (*x - max).exp();
+        }
         let sum: f64 = row.iter().sum();
-        row.iter_mut().for_each(|x| *x /= sum);
+        for x in row {
+            *x /= sum;
+        }
     }
     let probabilities = fits(modify(1, typed(scores)?)?)?;
     let mut out = vec![0.0; shape::elements(&[b, heads, lq, vd])?];

@@ -34,8 +34,9 @@ fn step<const N: usize>(i: &Inputs<'_>, update: impl Fn(f64, f64, [f64; N]) -> [
         );
         let values = tensors.iter().map(|t| doubles(t)).collect::<OpResult<Vec<_>>>()?;
         let mut results = vec![Vec::with_capacity(values[0].len()); N];
-        for e in 0..values[0].len() {
-            let new = update(rate, count, std::array::from_fn(|k| values[k][e]));
+        let mut rows: Vec<_> = values.iter().map(|v| v.iter()).collect();
+        while let Some(row) = rows.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>() {
+            let new = update(rate, count, std::array::from_fn(|k| *row[k]));
             results.iter_mut().zip(new).for_each(|(list, x)| list.push(x));
         }
         for (k, v) in results.into_iter().enumerate() {

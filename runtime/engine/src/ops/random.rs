@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn numbers_follow_their_distribution() {
-        let x = f32s(&[20_000], &[0.25; 20_000]);
+        let x = f32s(&[20_000], &vec![0.25; 20_000]);
         let mean = |t: &Tensor| doubles(t).unwrap().iter().sum::<f64>() / 20_000.0;
         let hits = eval("Bernoulli", |a| a.float("seed", 1.0), &[x.clone()]);
         assert!((mean(&hits) - 0.25).abs() < 0.02, "{}", mean(&hits));

@@ -88,9 +88,9 @@ impl GridSample {
     fn taps(&self, coordinate: f64, size: usize) -> Taps {
         let n = size as f64;
         let mut x = if self.corners {
-            (coordinate + 1.0) / 2.0 * (n - 1.0)
+            f64::midpoint(coordinate, 1.0) * (n - 1.0)
         } else {
-            ((coordinate + 1.0) * n - 1.0) / 2.0
+            (coordinate + 1.0) * n / 2.0 - 0.5
         };
         if self.mode == Mode::Nearest {
             x = x.round_ties_even();

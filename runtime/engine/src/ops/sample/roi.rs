@@ -127,9 +127,9 @@ impl RoiAlign {
 pub(super) fn max_pool(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 2)?;
     let scale = f64::from(spec.float("spatial_scale", 1.0)?);
-    let (ph, pw) = match spec.sizes("pooled_shape", 1)?.as_deref() {
-        Some(&[h, w]) => (h, w),
-        _ => bail!("attribute \"pooled_shape\" is no pair of sizes"),
+    let sizes = spec.sizes("pooled_shape", 1)?;
+    let Some(&[ph, pw]) = sizes.as_deref() else {
+        bail!("attribute \"pooled_shape\" is no pair of sizes")
     };
     Ok(Kernel::host(move |i| {
         let &[batch, channels, h, w] = i.get(0)?.shape() else {

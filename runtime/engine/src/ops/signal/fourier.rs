@@ -48,7 +48,9 @@ pub(super) fn transform(signal: &mut [Complex], inverse: bool) {
     }
     // The inverse is the transform of the conjugate, conjugated.
     if inverse {
-        signal.iter_mut().for_each(|x| *x = x.conj());
+        for x in signal.iter_mut() {
+            *x = x.conj();
+        }
     }
     if n.is_power_of_two() {
         radix_two(signal);
@@ -56,7 +58,9 @@ pub(super) fn transform(signal: &mut [Complex], inverse: bool) {
         bluestein(signal);
     }
     if inverse {
-        signal.iter_mut().for_each(|x| *x = x.conj().times(1.0 / n as f64));
+        for x in signal {
+            *x = x.conj().times(1.0 / n as f64);
+        }
     }
 }
 
