@@ -37,8 +37,9 @@ image: tools ## the container image pilotlight:0.1.0, with buildah, podman or do
 	$(or $(BUILDER),$(firstword $(foreach tool,buildah podman docker,$(shell command -v $(tool))))) build --file Containerfile \
 		--tag $(IMAGE) target/image
 
-bench: tools cluster-programs ## proxy against HAProxy, wakes from zero here and in a cluster, memory of an idle platform
+bench: tools python cluster-programs ## proxy against HAProxy, wakes here and in a cluster, memory, engine beside onnxruntime
 	cargo build --release --workspace
+	cargo build --release --package pilotlight-engine --example bench
 	e2e/benches/run
 
 conformance: tools python ## ONNX's own cases against the engine; writes runtime/engine/CONFORMANCE.md

@@ -126,6 +126,39 @@ pub struct Args {
     /// Load this model (a path or URI), run it once, print one JSON line and exit: 0 where it is fine, else 1.
     #[arg(long, value_name = "PATH", conflicts_with = "models")]
     pub check: Option<PathBuf>,
+
+    /// Load this model file, run it on zeros, print its plan and exit: the nodes after all passes, what was fused into each,
+    /// who executes it (an own kernel, Burn's primitives, the host), types and dimensions, packed weights, and the time of
+    /// every step as the median of up to 50 runs. 0 where it ran, else 1.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["models", "check"])]
+    pub explain: Option<PathBuf>,
+
+    /// With --explain: the size of a dimension that the model leaves open, by its symbol. May be given several times; 1 is
+    /// taken for the others.
+    #[arg(long = "dim", value_name = "SYMBOL=SIZE", requires = "explain")]
+    pub dims: Vec<DimArg>,
+}
+
+/// `SYMBOL=SIZE` of `--dim`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DimArg {
+    /// The symbol in the model's declared shapes.
+    pub symbol: String,
+    /// What is taken for it.
+    pub size: usize,
+}
+
+impl FromStr for DimArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.rsplit_once('=').and_then(|(s, n)| Some((s, n.parse().ok()?)));
+        let (symbol, size) = parsed.ok_or("expected SYMBOL=SIZE, for example batch=8")?;
+        Ok(Self {
+            symbol: symbol.to_owned(),
+            size,
+        })
+    }
 }
 
 /// `NAME=PATH` of `--model`.

@@ -31,7 +31,7 @@ const BAD_MODEL: u8 = 3;
 
 /// Runs the runtime until SIGTERM or SIGINT, the end of the lifeline, or a model of the command line that can't be loaded.
 ///
-/// Exit codes: 0 after a signal, a fine `--check` or the end of the lifeline; 1 for a `--check` that failed; 2 for a start
+/// Exit codes: 0 after a signal, a fine `--check` or `--explain` or the end of the lifeline; 1 for one that failed; 2 for a start
 /// that failed; 3 for a model of the command line that can't be loaded. Where it is not 0, the last line on stderr is
 /// `error: <reason>` (`--check` gives its reason on stdout). Builds its own tokio runtime: call it from a plain thread.
 pub fn main(args: Args) -> ExitCode {
@@ -145,6 +145,9 @@ fn start(server: &Server) -> Result<ExitCode, Failure> {
     if let Some(path) = &args.check {
         return Ok(check(path, loader(args)));
     }
+    if let Some(path) = &args.explain {
+        return Ok(explain(path, args));
+    }
     init_logging(&args.log_level);
     let config = args.config().map_err(bad_start)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -156,6 +159,21 @@ fn start(server: &Server) -> Result<ExitCode, Failure> {
     // A load that is still under way must not hold up the end.
     runtime.shutdown_background();
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Prints a model's plan with the times of its steps.
+fn explain(path: &Path, args: &Args) -> ExitCode {
+    let size = |symbol: &str| args.dims.iter().find(|d| d.symbol == symbol).map(|d| d.size);
+    match pilotlight_engine::explain::explain(path, &load_options(args), size) {
+        Ok(explanation) => {
+            print!("{explanation}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {}", error.to_string().replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Threads that parse and write. The models run elsewhere, on all cores, so a few are plenty.
@@ -255,16 +273,20 @@ async fn load_all(repository: &Repository, models: Vec<(String, Origin)>) -> Res
 
 /// The engine behind `Repository`.
 fn loader(args: &Args) -> impl Fn(&Path) -> Result<Arc<dyn Model>, String> + Send + Sync + 'static {
+    let options = load_options(args);
+    let remote = Remote::new(args);
+    move |path| load_onnx(&remote.file(path)?, &options)
+}
+
+fn load_options(args: &Args) -> pilotlight_engine::LoadOptions {
     let device = match args.device {
         DeviceArg::Auto => pilotlight_engine::Device::Auto,
         DeviceArg::Cpu => pilotlight_engine::Device::Cpu,
     };
-    let options = pilotlight_engine::LoadOptions {
+    pilotlight_engine::LoadOptions {
         device,
         threads: args.threads,
-    };
-    let remote = Remote::new(args);
-    move |path| load_onnx(&remote.file(path)?, &options)
+    }
 }
 
 async fn listen(args: &Args) -> Result<TcpListener, Failure> {

@@ -308,3 +308,19 @@ fn check_prints_one_line_and_tells_good_from_broken() {
     assert_eq!((bad.status.code(), line.lines().count()), (Some(1), 1), "{line}");
     assert!(line.contains("\"ok\":false") && line.contains("\"error\":\""), "{line}");
 }
+
+#[test]
+fn explain_prints_the_plan_and_the_time_of_every_step() {
+    let good = run(&["--explain", &example("digits.onnx").display().to_string()]);
+    let text = String::from_utf8_lossy(&good.stdout).into_owned();
+    assert_eq!(good.status.code(), Some(0), "{text}");
+    assert!(
+        text.starts_with("load ") && text.contains("nodes after each pass: file "),
+        "{text}"
+    );
+    assert!(text.contains(" by kernel") && text.contains("-> FP32["), "{text}");
+
+    let bad = run(&["--explain", "nowhere.onnx"]);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(last_line(&bad).starts_with("error: "), "{}", last_line(&bad));
+}

@@ -2,32 +2,48 @@
 
 pub(crate) mod flex;
 
+use std::sync::Arc;
+
 use burn_backend::Backend;
-use burn_backend::tensor::FloatTensor;
 
 use crate::Tensor;
-use crate::device::Conv;
-use crate::fault::{OpResult, bail};
+use crate::device::DeviceOp;
+use crate::fault::OpResult;
+use crate::value::Value;
+
+/// What a backend made of a step's constant operands at load.
+pub(crate) struct Prepared<P> {
+    /// What its kernel reads.
+    pub(crate) weights: P,
+    /// The operands that the step no longer reads.
+    pub(crate) consumed: Vec<usize>,
+    /// Memory that it takes.
+    pub(crate) bytes: usize,
+}
 
 /// A backend with what the executor can do better than through the backend's own primitives. A backend that has nothing
-/// of its own implements this with `type Convolution = ()` and no functions.
+/// of its own implements this with `type Weights = ()` and no functions.
 pub(crate) trait Accelerate: Backend {
-    /// Constant weights of a convolution in the layout that this backend's kernel reads.
-    type Convolution: Send + Sync;
+    /// Constant operands of a step in the layout that this backend's kernels read.
+    type Weights: Send + Sync;
 
-    /// Prepares weights at load; `None` leaves the convolution to the backend's primitives.
-    fn pack(_weights: &Tensor, _attrs: &Conv) -> Option<Self::Convolution> {
+    /// Prepares a step's constants at load; `None` where there is nothing to prepare. Steps are prepared in parallel.
+    fn prepare(_op: &DeviceOp, _constants: &[Option<Arc<Tensor>>]) -> Option<Prepared<Self::Weights>> {
         None
     }
 
-    /// Convolution, bias, addition of the residual and bounds in one. Called only with what `pack` returned.
-    fn conv2d_fused(
-        _weights: &Self::Convolution,
-        _attrs: &Conv,
-        _x: FloatTensor<Self>,
-        _bias: Option<FloatTensor<Self>>,
-        _residual: Option<FloatTensor<Self>>,
-    ) -> OpResult<FloatTensor<Self>> {
-        bail!("the backend has no convolution of its own")
+    /// Whether `run` may take steps of this kind: their constants then stay on the host.
+    fn covers(_op: &DeviceOp) -> bool {
+        false
+    }
+
+    /// Executes a step by a kernel of its own. `None` leaves it to the backend's primitives; the operands are then as they
+    /// were. Operands that are used up may be taken out of the list.
+    fn run(
+        _op: &DeviceOp,
+        _weights: Option<&Self::Weights>,
+        _operands: &mut [Option<Value<Self>>],
+    ) -> OpResult<Option<Value<Self>>> {
+        Ok(None)
     }
 }

@@ -7,8 +7,10 @@ use burn_backend::tensor::{Device, FloatTensor};
 use burn_backend::{Backend, FloatDType, Scalar, Shape, TensorMetadata};
 
 mod convolution;
+mod fused;
 
-pub(crate) use convolution::{Conv, ConvTranspose, check_bias};
+pub(crate) use convolution::{Conv, ConvTranspose};
+pub(crate) use fused::{After, Attention, Dense, Fused};
 
 use crate::fault::{Fault, OpResult, bail, ensure};
 use crate::kernel::{View, i64s, is_float};
@@ -125,6 +127,8 @@ pub(crate) enum DeviceOp {
     Gather { axis: i64 },
     /// x
     Cast(DataType),
+    /// What the planner made of several nodes.
+    Fused(Fused),
 }
 
 /// What `accepts` knows of an operand.
@@ -300,6 +304,7 @@ pub(crate) fn run<B: Backend>(
             gather::<B>(x, &i64s(&index)?, index.shape(), *axis, device)?
         }
         DeviceOp::Cast(to) => B::float_cast(float()?, float_type(*to)?),
+        DeviceOp::Fused(fused) => fused.run::<B>(rest.collect(), device)?,
     }))
 }
 
@@ -373,7 +378,12 @@ fn single<B: Backend>(value: &Value<B>) -> Option<(f64, usize)> {
 }
 
 /// Arithmetic with a single number takes no second tensor through memory.
-fn arith_or_scalar<B: Backend>(f: Arith, a: Value<B>, b: Value<B>, device: &Device<B>) -> OpResult<Value<B>> {
+pub(crate) fn arith_or_scalar<B: Backend>(
+    f: Arith,
+    a: Value<B>,
+    b: Value<B>,
+    device: &Device<B>,
+) -> OpResult<Value<B>> {
     let (ranks, numbers) = ((a.shape().len(), b.shape().len()), (single(&a), single(&b)));
     Ok(Value::Float(match (numbers, f) {
         ((_, Some((s, rank))), _) if rank <= ranks.0 => {

@@ -6,12 +6,16 @@ mod memory;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use burn_backend::tensor::Device;
+use rayon::prelude::*;
 
-use crate::backend::Accelerate;
-use crate::device::{self, Conv, DeviceOp, Operand};
+use crate::backend::{Accelerate, Prepared};
+use crate::device::{self, DeviceOp, Operand};
+use crate::explain::{ExplainedStep, Traced, Watched};
 use crate::fault::{Fault, OpResult, ensure};
 use crate::item::Held;
 use crate::kernel::{HostOp, Inputs, Kernel, ViewOp, is_float, shape_result};
@@ -22,15 +26,19 @@ use crate::{Item, ItemModel, Model, RunError, Signature, Tensor, host};
 /// Up to this many elements in all, work on the host takes less time than calling a backend does.
 const SMALL: usize = 1024;
 
-/// The operand of a convolution that is packed.
-const WEIGHTS: usize = 1;
+/// Bytes of prepared weights, and elements of an input, from which on a run is worth a place in the thread pool. Smaller
+/// ones stay on the caller's thread: handing them over takes longer than they do.
+const WIDE_WEIGHTS: usize = 1 << 19;
+const WIDE_INPUT: usize = 1 << 15;
 
 /// A plan bound to a device.
 pub(crate) struct Executor<B: Accelerate> {
     plan: Plan,
     constants: Vec<Option<Constant<B>>>,
-    /// For each step the weights of its convolution, where the backend has packed them.
-    packed: Vec<Option<B::Convolution>>,
+    /// For each step what the backend made of its constants.
+    prepared: Vec<Option<Prepared<B::Weights>>>,
+    /// Whether every run goes to the thread pool.
+    wide: bool,
     /// For each step the graphs that it runs.
     bodies: Vec<Vec<Executor<B>>>,
     device: Device<B>,
@@ -39,9 +47,13 @@ pub(crate) struct Executor<B: Accelerate> {
 /// Where a run is, and what is left of its bounds.
 struct Run<'a> {
     /// The step being executed.
-    at: Cell<usize>,
+    at: &'a AtomicUsize,
     /// Bodies of loops run so far, in all graphs together.
     iterations: &'a Cell<u64>,
+    /// Who executed the step.
+    by: Cell<&'static str>,
+    /// Where what is told of every step goes, while the run is watched.
+    trace: Option<&'a Mutex<Vec<Traced>>>,
 }
 
 /// A weight: on the host where host kernels read it, on the device from its first use there on.
@@ -57,15 +69,23 @@ impl<B: Accelerate> Executor<B> {
         for step in &mut plan.steps {
             bodies.push(control::bodies(&mut step.kernel, &device)?);
         }
-        let packed: Vec<_> = plan.steps.iter().map(|s| pack::<B>(s, &plan.constants)).collect();
+        let prepared: Vec<_> = plan
+            .steps
+            .par_iter()
+            .map(|s| prepare::<B>(s, &plan.constants))
+            .collect();
+        for (step, prepared) in plan.steps.iter_mut().zip(&prepared) {
+            for &i in prepared.iter().flat_map(|p| &p.consumed) {
+                step.inputs[i] = None;
+            }
+        }
         let mut host_reads = vec![false; plan.constants.len()];
         let mut device_reads = host_reads.clone();
-        for (step, packed) in plan.steps.iter().zip(&packed) {
-            for (i, operand) in step.inputs.iter().enumerate() {
-                let Some(operand) = operand else { continue };
-                let device = matches!(step.kernel, Kernel::Device { .. });
+        for step in &plan.steps {
+            for operand in step.inputs.iter().flatten() {
+                let device = matches!(&step.kernel, Kernel::Device { op, .. } if !B::covers(op));
                 host_reads[operand.value] |= !device;
-                device_reads[operand.value] |= device && !(packed.is_some() && i == WEIGHTS);
+                device_reads[operand.value] |= device;
             }
         }
         for &id in &plan.outputs {
@@ -75,7 +95,7 @@ impl<B: Accelerate> Executor<B> {
         let constants = constants.into_iter().enumerate().map(|(id, tensor)| {
             let Some(tensor) = tensor else { return Ok(None) };
             if !host_reads[id] && !device_reads[id] {
-                // Packed weights only; this is the last owner of the plain ones.
+                // It is prepared weights only; this is the last owner of the plain ones.
                 return Ok(None);
             }
             if host_reads[id] || !is_float(tensor.datatype()) || tensor.data().len() <= SMALL {
@@ -94,7 +114,8 @@ impl<B: Accelerate> Executor<B> {
         Ok(Self {
             plan,
             constants,
-            packed,
+            wide: prepared.iter().flatten().map(|p| p.bytes).sum::<usize>() >= WIDE_WEIGHTS,
+            prepared,
             bodies,
             device,
         })
@@ -107,8 +128,20 @@ impl<B: Accelerate> Executor<B> {
             values[id] = Some(value);
         }
         for (n, step) in self.plan.steps.iter().enumerate() {
-            run.at.set(n);
+            run.at.store(n, Ordering::Relaxed);
+            let watch = run
+                .trace
+                .map(|trace| (trace, self.described(step, &values), Instant::now()));
             let results = self.step(n, step, &mut values, run)?;
+            if let Some((trace, inputs, start)) = watch {
+                let time = start.elapsed();
+                trace.lock().unwrap_or_else(PoisonError::into_inner).push(Traced {
+                    by: run.by.get(),
+                    inputs,
+                    outputs: results.iter().map(describe).collect(),
+                    time,
+                });
+            }
             memory::check(&results, &values)?;
             let mut results = results.into_iter();
             for output in &step.outputs {
@@ -119,7 +152,7 @@ impl<B: Accelerate> Executor<B> {
                 }
             }
         }
-        run.at.set(usize::MAX);
+        run.at.store(usize::MAX, Ordering::Relaxed);
         let outputs = self.plan.outputs.iter().map(|&id| {
             let value = match &self.constants[id] {
                 Some(c) => Self::on_host(c)?,
@@ -134,11 +167,19 @@ impl<B: Accelerate> Executor<B> {
     }
 
     fn step(&self, n: usize, step: &Step, values: &mut [Option<Value<B>>], run: &Run<'_>) -> OpResult<Vec<Value<B>>> {
+        run.by.set(match &step.kernel {
+            Kernel::Host(_) => "host",
+            Kernel::Shape { .. } => "shape",
+            Kernel::View(_) => "view",
+            Kernel::List(_) => "list",
+            Kernel::Control(_) => "control",
+            Kernel::Device { .. } => "burn",
+        });
         match &step.kernel {
             Kernel::Host(op) => self.host_step(op.as_ref(), step, values),
             Kernel::Shape { scalar, op } => {
                 let first = step.inputs.first().copied().flatten();
-                let value = self.take(first.ok_or_else(|| Fault("input 0 is missing".into()))?, values, false)?;
+                let value = self.take(first.ok_or_else(|| Fault("input 0 is missing".into()))?, values)?;
                 Ok(vec![Value::Host(Arc::new(shape_result(*scalar, op, &value.shape())?))])
             }
             Kernel::View(op) => self.view_step(op.as_ref(), step, values),
@@ -152,21 +193,33 @@ impl<B: Accelerate> Executor<B> {
                 let operands = self.operands(step, values)?;
                 control::run(control, &self.bodies[n], operands, &self.device, run.iterations)
             }
-            Kernel::Device {
-                op: DeviceOp::Conv(attrs),
-                ..
-            } if let Some(weights) = &self.packed[n] => self.packed_conv(weights, attrs, step, values),
             Kernel::Device { op, host } => {
-                if let Some(host) = host
-                    && !self.belongs_on_device(op, step, values)
-                {
-                    return self.host_step(host.as_ref(), step, values);
+                let mut operands = self.operands(step, values)?;
+                if B::covers(op) {
+                    let weights = self.prepared[n].as_ref().map(|p| &p.weights);
+                    let result = B::run(op, weights, &mut operands)?;
+                    if let Some(result) = result {
+                        run.by.set("kernel");
+                        operands.into_iter().flatten().for_each(Value::recycle);
+                        return Ok(vec![result]);
+                    }
+                    // The backend's primitives want the plain weights.
+                    ensure!(weights.is_none(), "element types other than FP32 with weights of FP32");
                 }
-                let operands = step
-                    .inputs
-                    .iter()
-                    .map(|o| o.map(|o| self.take(o, values, true)).transpose())
-                    .collect::<OpResult<Vec<_>>>()?;
+                if let Some(host) = host
+                    && !belongs_on_device(op, &operands)
+                {
+                    run.by.set("host");
+                    let inputs = operands.into_iter().map(|o| o.map(Value::into_host).transpose());
+                    return Self::on_the_host(host.as_ref(), &inputs.collect::<OpResult<Vec<_>>>()?);
+                }
+                for (operand, o) in operands.iter_mut().zip(&step.inputs) {
+                    if let Some(o) = o
+                        && let Some(constant) = &self.constants[o.value]
+                    {
+                        *operand = Some(self.on_device(constant)?);
+                    }
+                }
                 Ok(vec![device::run(op, operands, &self.device)?])
             }
         }
@@ -174,41 +227,24 @@ impl<B: Accelerate> Executor<B> {
 
     /// All operands where they lie.
     fn operands(&self, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Option<Value<B>>>> {
-        let take = |o: &Option<crate::plan::Operand>| o.map(|o| self.take(o, values, false)).transpose();
+        let take = |o: &Option<crate::plan::Operand>| o.map(|o| self.take(o, values)).transpose();
         step.inputs.iter().map(take).collect()
     }
 
-    fn packed_conv(
-        &self,
-        weights: &B::Convolution,
-        attrs: &Conv,
-        step: &Step,
-        values: &mut [Option<Value<B>>],
-    ) -> OpResult<Vec<Value<B>>> {
-        let mut float = |i: usize| {
-            let operand = step.inputs.get(i).copied().flatten();
-            operand
-                .map(|o| self.take(o, values, true)?.into_float(&self.device))
-                .transpose()
-        };
-        let x = float(0)?.ok_or_else(|| Fault("input 0 is missing".into()))?;
-        let (bias, residual) = (float(2)?, float(3)?);
-        Ok(vec![Value::Float(B::conv2d_fused(weights, attrs, x, bias, residual)?)])
+    fn host_step(&self, op: &dyn HostOp, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
+        Self::on_the_host(op, &self.host_inputs(&step.inputs, values)?)
     }
 
-    fn host_step(&self, op: &dyn HostOp, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
-        let inputs = self.host_inputs(&step.inputs, values)?;
-        Ok(host::run(op, &Inputs(&inputs))?
-            .into_iter()
-            .map(|t| Value::Host(Arc::new(t)))
-            .collect())
+    fn on_the_host(op: &dyn HostOp, inputs: &[Option<Arc<Tensor>>]) -> OpResult<Vec<Value<B>>> {
+        let results = host::run(op, &Inputs(inputs))?;
+        Ok(results.into_iter().map(|t| Value::Host(Arc::new(t))).collect())
     }
 
     fn view_step(&self, op: &dyn ViewOp, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
         let first = step.inputs.first().copied().flatten();
         let first = first.ok_or_else(|| Fault("input 0 is missing".into()))?;
         let rest = self.host_inputs(&step.inputs[1..], values)?;
-        let value = self.take(first, values, false)?;
+        let value = self.take(first, values)?;
         let views = op.views(&value.shape(), &Inputs(&rest))?;
         let apply = |moves: Vec<_>| moves.iter().try_fold(value.clone(), Value::apply);
         if views.len() == 1 {
@@ -225,48 +261,14 @@ impl<B: Accelerate> Executor<B> {
     ) -> OpResult<Vec<Option<Arc<Tensor>>>> {
         operands
             .iter()
-            .map(|o| o.map(|o| self.take(o, values, false)?.into_host()).transpose())
+            .map(|o| o.map(|o| self.take(o, values)?.into_host()).transpose())
             .collect()
     }
 
-    /// Small tensors on the host stay there; so does what the device can't do.
-    fn belongs_on_device(&self, op: &device::DeviceOp, step: &Step, values: &[Option<Value<B>>]) -> bool {
-        let mut elements = 0usize;
-        let mut on_device = false;
-        let mut look = |o: crate::plan::Operand| {
-            let value = match &self.constants[o.value] {
-                Some(Constant { host: Some(t), .. }) => {
-                    elements = elements.saturating_add(t.data().len());
-                    return Some(Operand {
-                        datatype: t.datatype(),
-                        shape: t.shape().to_vec(),
-                    });
-                }
-                Some(c) => c.device.get()?,
-                None => values[o.value].as_ref()?,
-            };
-            on_device |= value.on_device();
-            let shape = value.shape();
-            elements = elements.saturating_add(shape.iter().product());
-            Some(Operand {
-                datatype: value.datatype(),
-                shape,
-            })
-        };
-        let operands: Vec<_> = step.inputs.iter().map(|o| o.and_then(&mut look)).collect();
-        (on_device || elements > SMALL) && op.accepts(&operands)
-    }
-
     /// The value of an operand, moved out at its last use.
-    fn take(
-        &self,
-        operand: crate::plan::Operand,
-        values: &mut [Option<Value<B>>],
-        for_device: bool,
-    ) -> OpResult<Value<B>> {
+    fn take(&self, operand: crate::plan::Operand, values: &mut [Option<Value<B>>]) -> OpResult<Value<B>> {
         let missing = || Fault("an input was not computed".into());
         match &self.constants[operand.value] {
-            Some(c) if for_device => self.on_device(c),
             Some(c) => Self::on_host(c),
             None if operand.last => values[operand.value].take().ok_or_else(missing),
             None => values[operand.value].clone().ok_or_else(missing),
@@ -336,14 +338,45 @@ impl<B: Accelerate> Model for Executor<B> {
 
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
         self.check(&inputs)?;
-        self.outputs(
-            inputs.into_iter().map(|t| Value::Host(Arc::new(t))).collect(),
-            |value| {
-                let tensor = value.into_host()?;
-                Ok(Arc::try_unwrap(tensor).unwrap_or_else(|shared| (*shared).clone()))
-            },
-        )
+        self.tensors(inputs, None)
     }
+}
+
+impl<B: Accelerate> Watched for Executor<B> {
+    fn passes(&self) -> Vec<(&'static str, usize)> {
+        self.plan.passes.clone()
+    }
+
+    fn inputs(&self) -> &[crate::TensorInfo] {
+        &self.plan.signature.inputs
+    }
+
+    fn steps(&self) -> Vec<ExplainedStep> {
+        let steps = self.plan.steps.iter().zip(&self.prepared);
+        let explained = steps.map(|(step, prepared)| ExplainedStep {
+            name: step.name.clone(),
+            op: step.op.clone(),
+            fused: match &step.kernel {
+                Kernel::Device { op, .. } => op.drawn_in(&step.inputs.iter().map(Option::is_some).collect::<Vec<_>>()),
+                _ => String::new(),
+            },
+            packed_bytes: prepared.as_ref().map_or(0, |p| p.bytes),
+            ..ExplainedStep::default()
+        });
+        explained.collect()
+    }
+
+    fn watch(&self, inputs: Vec<Tensor>) -> Result<Vec<Traced>, RunError> {
+        self.check(&inputs)?;
+        let trace = Mutex::new(Vec::new());
+        self.tensors(inputs, Some(&trace))?;
+        Ok(trace.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Type and dimensions.
+fn describe<B: Accelerate>(value: &Value<B>) -> String {
+    format!("{}{:?}", value.datatype(), value.shape())
 }
 
 impl<B: Accelerate> ItemModel for Executor<B> {
@@ -360,45 +393,90 @@ impl<B: Accelerate> ItemModel for Executor<B> {
             });
         }
         let inputs = inputs.into_iter().map(|item| Value::from(Held::from(item)));
-        self.outputs(inputs.collect(), |value| Ok(value.into_held()?.into()))
+        self.outputs(inputs.collect(), None, |value| Ok(value.into_held()?.into()))
     }
 }
 
 impl<B: Accelerate> Executor<B> {
-    /// Runs the plan and reads its outputs; a fault or a panic becomes an error that names the node.
-    fn outputs<T>(&self, inputs: Vec<Value<B>>, read: impl Fn(Value<B>) -> OpResult<T>) -> Result<Vec<T>, RunError> {
-        let iterations = Cell::new(0);
-        let run = Run {
-            at: Cell::new(usize::MAX),
-            iterations: &iterations,
+    /// What a step is about to read.
+    fn described(&self, step: &Step, values: &[Option<Value<B>>]) -> Vec<String> {
+        let one = |o: &Option<crate::plan::Operand>| match o.map(|o| (o.value, &self.constants[o.value])) {
+            None => "packed".to_owned(),
+            Some((_, Some(c))) => Self::on_host(c).as_ref().map_or_else(|_| String::new(), describe),
+            Some((id, None)) => values[id].as_ref().map_or_else(String::new, describe),
         };
-        // The executor is only read while it runs; a constant's cell is either set or not.
-        let result = catch_unwind(AssertUnwindSafe(|| {
+        step.inputs.iter().map(one).collect()
+    }
+
+    fn tensors(&self, inputs: Vec<Tensor>, trace: Option<&Mutex<Vec<Traced>>>) -> Result<Vec<Tensor>, RunError> {
+        let inputs = inputs.into_iter().map(|t| Value::Host(Arc::new(t)));
+        self.outputs(inputs.collect(), trace, |value| {
+            let tensor = value.into_host()?;
+            Ok(Arc::try_unwrap(tensor).unwrap_or_else(|shared| (*shared).clone()))
+        })
+    }
+
+    /// Runs the plan and reads its outputs; a fault or a panic becomes an error that names the node.
+    fn outputs<T: Send>(
+        &self,
+        inputs: Vec<Value<B>>,
+        trace: Option<&Mutex<Vec<Traced>>>,
+        read: impl Fn(Value<B>) -> OpResult<T> + Send,
+    ) -> Result<Vec<T>, RunError> {
+        let at = AtomicUsize::new(usize::MAX);
+        let elements = |v: &Value<B>| v.shape().iter().product::<usize>();
+        let wide = self.wide || inputs.iter().any(|v| elements(v) >= WIDE_INPUT);
+        let work = || {
+            let iterations = Cell::new(0);
+            let run = Run {
+                at: &at,
+                iterations: &iterations,
+                by: Cell::new(""),
+                trace,
+            };
             let outputs = self.execute(inputs, &run)?;
             outputs.into_iter().map(read).collect::<OpResult<Vec<_>>>()
-        }));
+        };
+        // The executor is only read while it runs; a constant's cell is either set or not. Within the pool a task is handed
+        // over in less time than from outside.
+        let result = catch_unwind(AssertUnwindSafe(
+            || if wide { rayon::scope(|_| work()) } else { work() },
+        ));
         let reason = match result {
             Ok(Ok(outputs)) => return Ok(outputs),
             Ok(Err(fault)) => fault.0,
             Err(panic) => format!("the backend panicked: {}", message(&*panic)),
         };
-        let step = self.plan.steps.get(run.at.get());
+        let step = self.plan.steps.get(at.load(Ordering::Relaxed));
         let (node, op) = step.map_or_else(Default::default, |s| (s.name.clone(), s.op.clone()));
         Err(RunError::Node { node, op, reason })
     }
 }
 
-/// A convolution's constant weights, as the backend wants them.
-fn pack<B: Accelerate>(step: &Step, constants: &[Option<Arc<Tensor>>]) -> Option<B::Convolution> {
-    let Kernel::Device {
-        op: DeviceOp::Conv(attrs),
-        ..
-    } = &step.kernel
-    else {
+/// What the backend makes of a step's constants.
+fn prepare<B: Accelerate>(step: &Step, constants: &[Option<Arc<Tensor>>]) -> Option<Prepared<B::Weights>> {
+    let Kernel::Device { op, .. } = &step.kernel else {
         return None;
     };
-    let weights = step.inputs.get(WEIGHTS).copied().flatten()?;
-    B::pack(constants[weights.value].as_deref()?, attrs)
+    let operands = step.inputs.iter().map(|o| constants[(*o)?.value].clone());
+    B::prepare(op, &operands.collect::<Vec<_>>())
+}
+
+/// Small tensors on the host stay there; so does what the device can't do.
+fn belongs_on_device<B: Accelerate>(op: &DeviceOp, operands: &[Option<Value<B>>]) -> bool {
+    let mut elements = 0usize;
+    let mut on_device = false;
+    let mut look = |value: &Value<B>| {
+        on_device |= value.on_device();
+        let shape = value.shape();
+        elements = elements.saturating_add(shape.iter().product());
+        Operand {
+            datatype: value.datatype(),
+            shape,
+        }
+    };
+    let operands: Vec<_> = operands.iter().map(|o| o.as_ref().map(&mut look)).collect();
+    (on_device || elements > SMALL) && op.accepts(&operands)
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {

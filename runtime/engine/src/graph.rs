@@ -45,6 +45,8 @@ pub(crate) enum Role {
     BatchNorm {
         epsilon: f32,
     },
+    /// Reorders dimensions; `None` turns them around.
+    Transpose(Option<Vec<i64>>),
     /// Names the columns of its input.
     ZipMap(crate::Labels),
 }
@@ -73,6 +75,7 @@ fn role(domain: &str, spec: &Spec<'_>) -> crate::fault::OpResult<Role> {
                 epsilon: spec.float("epsilon", 1e-5)?,
             }
         }
+        (registry::ONNX, "Transpose") => Role::Transpose(spec.ints("perm")?),
         (ML, "ZipMap") => Role::ZipMap(crate::ops::ml::labels(spec)?),
         _ => Role::Plain,
     })

@@ -267,6 +267,21 @@ fn strided<T: Clone>(src: &[T], offset: isize, dims: &[usize], strides: &[isize]
     if n == 0 {
         return out;
     }
+    // Dimensions that follow each other without a gap are one longer row.
+    let (mut merged, mut steps): (Vec<usize>, Vec<isize>) = (Vec::new(), Vec::new());
+    for (&d, &s) in dims.iter().zip(strides) {
+        match (merged.last_mut(), steps.last_mut()) {
+            (Some(size), Some(step)) if *step == s * d as isize => {
+                *size *= d;
+                *step = s;
+            }
+            _ => {
+                merged.push(d);
+                steps.push(s);
+            }
+        }
+    }
+    let (dims, strides) = (merged.as_slice(), steps.as_slice());
     let Some((&len, lead)) = dims.split_last() else {
         out.push(src[offset as usize].clone());
         return out;
@@ -291,9 +306,14 @@ pub(crate) fn apply(t: Arc<Tensor>, view: &View) -> OpResult<Arc<Tensor>> {
     let small = t.small();
     let own: Vec<isize> = shape::strides(t.shape()).into_iter().map(|s| s as isize).collect();
     let (dims, offset, strides) = match view {
+        View::Reshape(to) if to.as_slice() == t.shape() => return Ok(t),
         View::Reshape(to) => {
             let (_, data) = Arc::try_unwrap(t).unwrap_or_else(|t| (*t).clone()).into_parts();
             return Ok(Arc::new(tensor(to.clone(), data)?.marked(small)));
+        }
+        View::Permute(perm) if let Some(data) = crate::permute::permuted(&t, perm) => {
+            let dims = perm.iter().map(|&p| t.shape()[p]).collect();
+            return Ok(Arc::new(tensor(dims, data)?.marked(small)));
         }
         View::Permute(perm) => (
             perm.iter().map(|&p| t.shape()[p]).collect(),

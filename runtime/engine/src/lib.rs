@@ -12,10 +12,12 @@
 )]
 
 pub mod error;
+pub mod explain;
 pub mod onnx;
 pub mod tensor;
 
 mod backend;
+mod buffers;
 mod control;
 mod decode;
 mod device;
@@ -28,6 +30,7 @@ mod item;
 mod kernel;
 mod load;
 mod ops;
+mod permute;
 mod plan;
 mod registry;
 mod shape;

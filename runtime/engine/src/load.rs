@@ -51,6 +51,15 @@ pub fn load_items(path: &Path, options: &LoadOptions) -> Result<Box<dyn ItemMode
     }
 }
 
+/// As `load`, of a model whose steps can be watched.
+pub(crate) fn watched(path: &Path, options: &LoadOptions) -> Result<Box<dyn crate::explain::Watched>, LoadError> {
+    set_threads(options.threads);
+    let plan = compile_in(map(path)?, &Files::beside(path))?;
+    match options.device {
+        Device::Auto | Device::Cpu => backend::flex::compile_watched(plan).map_err(|e| LoadError::Invalid(e.0)),
+    }
+}
+
 /// The file's bytes, mapped: the weights are copied once, into the tensors.
 fn map(path: &Path) -> Result<Bytes, LoadError> {
     pilotlight_kernels::mapping::map(path).map_err(|e| LoadError::Read {

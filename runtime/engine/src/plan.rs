@@ -1,10 +1,15 @@
 //! From a graph to steps: passes that shrink the graph, then the last use of every value.
 
+mod attention;
 mod batch_norm;
 mod constants;
 mod convolution;
+mod dense;
+mod gelu;
 mod identity;
+mod layer_norm;
 mod liveness;
+mod pattern;
 mod zip_map;
 
 use std::sync::Arc;
@@ -21,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) signature: Signature,
+    /// Each pass with the number of nodes that it left.
+    pub(crate) passes: Vec<(&'static str, usize)>,
     /// Why no protocol can carry what goes in or out, where that is so.
     pub(crate) unservable: Option<String>,
 }
@@ -43,12 +50,25 @@ pub(crate) struct Operand {
 
 /// Runs all passes.
 pub(crate) fn plan(mut graph: Graph) -> Result<Plan, LoadError> {
+    let mut passes = vec![("file", graph.nodes.len())];
+    let mut pass = |name, graph: &Graph| passes.push((name, graph.nodes.len()));
     zip_map::resolve(&mut graph)?;
     identity::remove(&mut graph);
+    pass("identities", &graph);
     constants::fold(&mut graph);
+    pass("constants", &graph);
     batch_norm::fold(&mut graph);
     convolution::fuse(&mut graph);
+    pass("convolutions", &graph);
+    gelu::fuse(&mut graph);
+    layer_norm::fuse(&mut graph);
+    attention::fuse(&mut graph);
+    // What the patterns left behind must not count as a reader of what dense layers draw in.
     liveness::remove_dead(&mut graph);
+    pass("patterns", &graph);
+    dense::fuse(&mut graph);
+    liveness::remove_dead(&mut graph);
+    pass("dense layers", &graph);
     let last = liveness::last_uses(&graph);
     let (inputs, input_infos) = graph.inputs.into_iter().unzip();
     let (outputs, output_infos): (Vec<_>, _) = graph.outputs.into_iter().unzip();
@@ -77,6 +97,7 @@ pub(crate) fn plan(mut graph: Graph) -> Result<Plan, LoadError> {
         inputs,
         outputs,
         signature,
+        passes,
         unservable: graph.unservable,
     })
 }

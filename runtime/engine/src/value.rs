@@ -63,6 +63,15 @@ impl<B: Backend> Value<B> {
         matches!(self, Self::Float(_) | Self::Bool(_))
     }
 
+    /// Keeps the memory of a host tensor that nobody else holds for a later result.
+    pub(crate) fn recycle(self) {
+        if let Self::Host(t) = self
+            && let Ok(t) = Arc::try_unwrap(t)
+        {
+            crate::buffers::recycle(t);
+        }
+    }
+
     /// The value as operators on sequences see it.
     pub(crate) fn into_held(self) -> OpResult<Held> {
         Ok(match self {

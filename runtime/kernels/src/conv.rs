@@ -7,7 +7,10 @@ use crate::gemm::{self, Block, Segment, Source};
 use crate::simd::Level;
 
 /// Multiply-adds below which waking other threads takes longer than the work.
-const SERIAL: usize = 200_000;
+const SERIAL: usize = 1_500_000;
+
+/// The same for numbers that are only copied.
+const SERIAL_COPY: usize = 200_000;
 
 /// Where a convolution's windows lie, for inputs of one size. Rows first, then columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    fn pixels(&self) -> usize {
+    pub(crate) fn pixels(&self) -> usize {
         self.output[0] * self.output[1]
     }
 
@@ -64,6 +67,11 @@ pub struct Conv {
     weights: Vec<f32>,
 }
 
+/// Whether channels are convolved one by one: a few filters a channel leave a matrix product nothing to share.
+fn by_plane(depth: usize, filters_per_group: usize) -> bool {
+    depth == 1 && filters_per_group < 4
+}
+
 /// One run's constants.
 struct Job<'a> {
     conv: &'a Conv,
@@ -85,7 +93,7 @@ impl Conv {
         if elements == 0 || elements != weights.len() || groups == 0 || !filters.is_multiple_of(groups) {
             return None;
         }
-        let packed = if depth == 1 {
+        let packed = if by_plane(depth, filters / groups) {
             weights.to_vec()
         } else {
             gemm::pack_rows(weights, filters / groups, groups, elements / filters, level.rows())
@@ -168,7 +176,7 @@ impl Conv {
 
 impl Job<'_> {
     fn image(&self, x: &[f32], out: &mut [f32], threads: usize) {
-        if self.conv.depth == 1 {
+        if by_plane(self.conv.depth, self.conv.filters / self.conv.groups) {
             return self.depthwise(x, out, threads);
         }
         let padded = self.geometry.is_padded().then(|| self.pad(x, threads));
@@ -212,7 +220,7 @@ impl Job<'_> {
         let mut buffer = gemm::borrow(self.conv.channels() * rows * columns);
         let plane = self.geometry.input[0] * self.geometry.input[1];
         let pad = |(to, from): (&mut [f32], &[f32])| depthwise::pad(from, &self.geometry, to);
-        if threads == 1 || x.len() < SERIAL {
+        if threads == 1 || x.len() < SERIAL_COPY {
             buffer
                 .chunks_exact_mut(rows * columns)
                 .zip(x.chunks_exact(plane))

@@ -1,8 +1,17 @@
 //! Convolutions of one channel: no sum over channels, so a matrix product would only copy.
+//!
+//! The channel is laid out with its zeros around it, and with a stride taken apart into one image for each place within a
+//! step, so that whatever the stride, every tap reads neighbours. Then all pixels are one long row: those between the end
+//! of one row of windows and the begin of the next are computed too and left out when the rows are copied.
 
 use crate::conv::Geometry;
-use crate::gemm::{borrow, give_back, within};
+use crate::finish::within;
+use crate::gemm::{borrow, give_back};
+use crate::math::fma;
 use crate::simd::{Isa, Level, Work, dispatch};
+
+/// Pixels that are summed up at a time, in registers.
+const LANES: usize = 32;
 
 /// One channel's convolution.
 pub(crate) struct Plane<'a> {
@@ -33,46 +42,85 @@ pub(crate) fn pad(x: &[f32], geometry: &Geometry, to: &mut [f32]) {
 
 /// Convolves one channel into `out`.
 pub(crate) fn plane(level: Level, plane: &Plane<'_>, out: &mut [f32]) {
-    let padded = plane.geometry.padded();
-    if padded == plane.geometry.input {
-        return dispatch(level, Rows { plane, x: plane.x, out });
+    dispatch(level, Rows { plane, out });
+}
+
+/// Rows and columns of the image for one place within a step.
+fn part(geometry: &Geometry) -> [usize; 2] {
+    let padded = geometry.padded();
+    [0, 1].map(|d| padded[d].div_ceil(geometry.stride[d]))
+}
+
+/// Writes the padded channel, taken apart.
+#[inline(always)]
+fn take_apart(x: &[f32], geometry: &Geometry, to: &mut [f32]) {
+    let [height, width] = part(geometry);
+    let [sr, sc] = geometry.stride;
+    to.fill(0.0);
+    for (r, row) in x.chunks_exact(geometry.input[1]).enumerate() {
+        let r = r + geometry.begin[0];
+        for place in 0..sc {
+            // The first column of the input at this place.
+            let skip = (place + sc - geometry.begin[1] % sc) % sc;
+            if skip >= row.len() {
+                continue;
+            }
+            let at = ((r % sr * sc + place) * height + r / sr) * width + (skip + geometry.begin[1]) / sc;
+            let from = &row[skip..];
+            let to = &mut to[at..][..from.len().div_ceil(sc)];
+            // Constant strides become shuffles of whole vectors.
+            match sc {
+                1 => to.copy_from_slice(from),
+                2 => to.iter_mut().zip(from.iter().step_by(2)).for_each(|(to, x)| *to = *x),
+                s => to.iter_mut().zip(from.iter().step_by(s)).for_each(|(to, x)| *to = *x),
+            }
+        }
     }
-    let mut buffer = borrow(padded[0] * padded[1]);
-    pad(plane.x, &plane.geometry, &mut buffer);
-    dispatch(level, Rows { plane, x: &buffer, out });
-    give_back(buffer);
 }
 
 struct Rows<'a> {
     plane: &'a Plane<'a>,
-    x: &'a [f32],
     out: &'a mut [f32],
 }
 
 impl Work for Rows<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { plane, x, out } = self;
+        let Self { plane, out } = self;
         let g = &plane.geometry;
-        let [_, width] = g.padded();
-        for (r, row) in out.chunks_exact_mut(g.output[1]).enumerate() {
-            if !plane.accumulate {
-                row.fill(0.0);
-            }
-            for (kr, weights) in plane.weights.chunks_exact(plane.kernel[1]).enumerate() {
-                let line = &x[(r * g.stride[0] + kr * g.dilation[0]) * width..];
-                for (kc, &w) in weights.iter().enumerate() {
-                    let line = &line[kc * g.dilation[1]..];
-                    // Constant strides become shuffles of whole vectors.
-                    match g.stride[1] {
-                        1 => tap::<I>(row, line.iter(), w),
-                        2 => tap::<I>(row, line.iter().step_by(2), w),
-                        s => tap::<I>(row, line.iter().step_by(s), w),
-                    }
+        let [height, width] = part(g);
+        let [sr, sc] = g.stride;
+        let pixels = (g.output[0] - 1) * width + g.output[1];
+        let rounded = pixels.next_multiple_of(LANES);
+        let image = sr * sc * height * width;
+        // What is read behind the image goes into pixels that are left out.
+        let mut buffer = borrow(image + rounded);
+        take_apart(plane.x, g, &mut buffer[..image]);
+        let tap = |kr: usize, kc: usize| {
+            let (r, c) = (kr * g.dilation[0], kc * g.dilation[1]);
+            ((r % sr * sc + c % sc) * height + r / sr) * width + c / sc
+        };
+        let places = (0..plane.kernel[0]).flat_map(|kr| (0..plane.kernel[1]).map(move |kc| (kr, kc)));
+        let taps: Vec<(usize, f32)> = places
+            .map(|(kr, kc)| tap(kr, kc))
+            .zip(plane.weights.iter().copied())
+            .collect();
+        let mut sums = borrow(rounded);
+        for (at, sums) in sums.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let mut lanes = [plane.bias; LANES];
+            for &(tap, w) in &taps {
+                let x = &buffer[at * LANES + tap..][..LANES];
+                for (lane, &x) in lanes.iter_mut().zip(x) {
+                    *lane = fma::<I>(w, x, *lane);
                 }
             }
-            for y in row.iter_mut() {
-                *y += plane.bias;
+            *sums = lanes;
+        }
+        for (row, sums) in out.chunks_exact_mut(g.output[1]).zip(sums.chunks(width)) {
+            if plane.accumulate {
+                row.iter_mut().zip(sums).for_each(|(y, s)| *y += s);
+            } else {
+                row.copy_from_slice(&sums[..row.len()]);
             }
             if let Some(bounds) = plane.clamp {
                 for y in row {
@@ -80,13 +128,7 @@ impl Work for Rows<'_> {
                 }
             }
         }
-    }
-}
-
-/// Adds one tap of a window to a row of results.
-#[inline(always)]
-fn tap<'x, I: Isa>(row: &mut [f32], x: impl Iterator<Item = &'x f32>, w: f32) {
-    for (y, &x) in row.iter_mut().zip(x) {
-        *y = if I::FMA { w.mul_add(x, *y) } else { w * x + *y };
+        give_back(sums);
+        give_back(buffer);
     }
 }

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use crate::finish::within;
 use crate::simd::{Isa, Level, MAX_TILE, Tile, Work, dispatch};
 
 /// Taps that are packed at a time: a panel of windows then fits the first cache, a block the second.
@@ -154,13 +155,6 @@ fn store(row: &mut [f32], sums: &[f32], add: bool, bias: f32, clamp: Option<(f32
             *y = within(*y, bounds);
         }
     }
-}
-
-/// The number within bounds; NaN stays NaN.
-#[inline(always)]
-pub(crate) fn within(y: f32, (low, high): (f32, f32)) -> f32 {
-    let y = if y < low { low } else { y };
-    if y > high { high } else { y }
 }
 
 /// Copies what the windows of all pixels read at these taps: for each panel, `NR` numbers for each tap.

@@ -21,6 +21,74 @@ pub(crate) trait Isa {
     /// # Safety
     /// The CPU has the instructions (`Level::detect`).
     unsafe fn product(a: &[f32], b: &[f32], tile: &mut Tile);
+
+    /// The product of `R` rows that lie anywhere and `NR` columns.
+    ///
+    /// # Safety
+    /// The CPU has the instructions, and every element that `p` names lies within memory that may be read.
+    unsafe fn strided<const R: usize>(p: Strided, tile: &mut Tile);
+}
+
+/// Where the operands of a strided product lie. Element `(r, k)` of the rows is at `a + r * row + k * step`, the columns'
+/// `NR` neighbours at depth `k` begin at `b + k * pitch`.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided {
+    pub(crate) a: *const f32,
+    pub(crate) row: usize,
+    pub(crate) step: usize,
+    pub(crate) b: *const f32,
+    pub(crate) pitch: usize,
+    pub(crate) depth: usize,
+}
+
+/// The strided product of 1 to `MR` rows, once everything it reads is known to be there.
+///
+/// # Safety
+/// The CPU has the instructions of `I`.
+#[inline(always)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "two operands with their strides; a struct of them would be made at one place"
+)]
+pub(crate) unsafe fn product<I: Isa>(
+    rows: usize,
+    a: &[f32],
+    row: usize,
+    step: usize,
+    b: &[f32],
+    pitch: usize,
+    depth: usize,
+    tile: &mut Tile,
+) {
+    if rows == 0 || depth == 0 {
+        return tile.fill(0.0);
+    }
+    assert!(
+        (rows - 1) * row + (depth - 1) * step < a.len(),
+        "rows reach behind their slice"
+    );
+    assert!(
+        (depth - 1) * pitch + I::NR <= b.len(),
+        "columns reach behind their slice"
+    );
+    let p = Strided {
+        a: a.as_ptr(),
+        row,
+        step,
+        b: b.as_ptr(),
+        pitch,
+        depth,
+    };
+    macro_rules! by_rows {
+        ($($n:literal)*) => {
+            match rows {
+                // SAFETY: the caller vouches for the instructions, the assertions for the memory.
+                $($n => unsafe { I::strided::<$n>(p, tile) },)*
+                _ => unreachable!("a tile has at most 12 rows"),
+            }
+        };
+    }
+    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
 }
 
 /// Which instructions the CPU has.
@@ -138,6 +206,25 @@ impl Isa for Portable {
             row.copy_from_slice(sums);
         }
     }
+
+    #[inline(always)]
+    unsafe fn strided<const R: usize>(p: Strided, tile: &mut Tile) {
+        let mut sums = [[0.0f32; Self::NR]; R];
+        for k in 0..p.depth {
+            // SAFETY: the caller vouches for all elements; the array needs no more alignment than its floats.
+            let b = unsafe { &*p.b.add(k * p.pitch).cast::<[f32; Self::NR]>() };
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let a = unsafe { *p.a.add(r * p.row + k * p.step) };
+                for (sum, &b) in sums.iter_mut().zip(b) {
+                    *sum = if Self::FMA { a.mul_add(b, *sum) } else { a * b + *sum };
+                }
+            }
+        }
+        for (row, sums) in tile.chunks_exact_mut(Self::NR).zip(&sums) {
+            row.copy_from_slice(sums);
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -146,14 +233,18 @@ pub(crate) use x86::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_storeu_ps,
     };
 
-    use super::{Isa, Tile, Work};
+    use super::{Isa, Strided, Tile, Work};
 
     /// Steps that the loads of rows are announced ahead.
     const AHEAD: usize = 64;
+
+    /// The same for columns, which are wider.
+    const AHEAD_COLUMNS: usize = 24;
 
     /// # Safety
     /// The CPU has these instructions.
@@ -173,7 +264,7 @@ mod x86 {
 
     macro_rules! isa {
         ($name:ident, $doc:literal, $rows:literal, $lanes:literal, $features:literal,
-         $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident) => {
+         $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $add:ident) => {
             #[doc = $doc]
             pub(crate) struct $name;
 
@@ -206,6 +297,56 @@ mod x86 {
                 }
             }
 
+            impl $name {
+                /// `U` steps at a time into sums of their own, where few rows leave the adders idle.
+                ///
+                /// # Safety
+                /// Every element that `p` names may be read.
+                #[target_feature(enable = $features)]
+                unsafe fn strided_kernel<const R: usize, const U: usize>(p: Strided, tile: &mut Tile) {
+                    let mut sums = [[[$zero(); 2]; R]; U];
+                    // Groups of three rows share a pointer, so that all of them stay in registers.
+                    let mut a: [*const f32; 4] = std::array::from_fn(|g| p.a.wrapping_add(3 * g * p.row));
+                    let mut b = p.b;
+                    let mut left = p.depth;
+                    while left > 0 {
+                        let steps = if left >= U { U } else { 1 };
+                        for u in 0..U {
+                            if u >= steps {
+                                break;
+                            }
+                            // A prefetch of any address is harmless.
+                            let ahead = b.wrapping_add(AHEAD_COLUMNS * p.pitch);
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add($lanes).cast());
+                            // SAFETY: the caller vouches for the elements; the loads need no alignment.
+                            let columns = unsafe { [$load(b), $load(b.add($lanes))] };
+                            for r in 0..R {
+                                // SAFETY: as above.
+                                let x = $splat(unsafe { *a[r / 3].add(r % 3 * p.row) });
+                                sums[u][r][0] = $fma(x, columns[0], sums[u][r][0]);
+                                sums[u][r][1] = $fma(x, columns[1], sums[u][r][1]);
+                            }
+                            a = a.map(|a| a.wrapping_add(p.step));
+                            b = b.wrapping_add(p.pitch);
+                        }
+                        left -= steps;
+                    }
+                    let rows = tile.as_chunks_mut::<{ 2 * $lanes }>().0;
+                    for (r, row) in rows.iter_mut().enumerate().take(R) {
+                        let mut total = sums[0][r];
+                        for more in &sums[1..] {
+                            total = [$add(total[0], more[r][0]), $add(total[1], more[r][1])];
+                        }
+                        // SAFETY: `row` is an array of two vectors' length; the stores need no alignment.
+                        unsafe {
+                            $store(row.as_mut_ptr(), total[0]);
+                            $store(row.as_mut_ptr().add($lanes), total[1]);
+                        }
+                    }
+                }
+            }
+
             impl Isa for $name {
                 const MR: usize = $rows;
                 const NR: usize = 2 * $lanes;
@@ -215,6 +356,19 @@ mod x86 {
                 unsafe fn product(a: &[f32], b: &[f32], tile: &mut Tile) {
                     // SAFETY: the caller vouches for the instructions.
                     unsafe { Self::kernel(a, b, tile) }
+                }
+
+                #[inline(always)]
+                unsafe fn strided<const R: usize>(p: Strided, tile: &mut Tile) {
+                    const { assert!(R <= 12) };
+                    // SAFETY: the caller vouches for the instructions and the elements.
+                    unsafe {
+                        match R {
+                            1 => Self::strided_kernel::<R, 4>(p, tile),
+                            2 | 3 => Self::strided_kernel::<R, 2>(p, tile),
+                            _ => Self::strided_kernel::<R, 1>(p, tile),
+                        }
+                    }
                 }
             }
         };
@@ -230,7 +384,8 @@ mod x86 {
         _mm256_loadu_ps,
         _mm256_storeu_ps,
         _mm256_set1_ps,
-        _mm256_fmadd_ps
+        _mm256_fmadd_ps,
+        _mm256_add_ps
     );
     isa!(
         Avx512,
@@ -242,6 +397,7 @@ mod x86 {
         _mm512_loadu_ps,
         _mm512_storeu_ps,
         _mm512_set1_ps,
-        _mm512_fmadd_ps
+        _mm512_fmadd_ps,
+        _mm512_add_ps
     );
 }

@@ -1,16 +1,40 @@
-//! The CPU, through `burn-flex`. The one place in this crate that monomorphises the executor.
+//! The CPU, through `burn-flex` and, where that is not fast enough, through kernels of our own. The one place in this crate
+//! that monomorphises the executor.
+//!
+//! Tensors that our kernels make stay on the host, as plain vectors; Burn's primitives take them over where a step has no
+//! kernel here. Every file has the kernels of one kind, each tested against the primitives.
 
-use burn_backend::{DType, Shape, TensorData, TensorMetadata};
-use burn_flex::{Flex, FlexDevice, FlexTensor};
-use pilotlight_kernels::{Conv as Kernel, Geometry};
+mod convolution;
+mod elementwise;
+mod moves;
+mod norm;
+mod operand;
+mod pool;
+mod product;
+mod reduce;
 
-use super::Accelerate;
-use crate::device::{Conv, check_bias};
+use std::sync::Arc;
+
+use burn_flex::{Flex, FlexDevice};
+
+use super::{Accelerate, Prepared};
+use crate::device::{DeviceOp, Fused};
 use crate::exec::Executor;
-use crate::fault::{OpResult, ensure};
+use crate::fault::OpResult;
 use crate::plan::Plan;
-use crate::window::Axis;
-use crate::{Data, ItemModel, Model, Tensor, shape};
+use crate::value::Value;
+use crate::{ItemModel, Model, Tensor};
+
+/// The same for one whose steps are watched.
+pub(crate) fn compile_watched(plan: Plan) -> OpResult<Box<dyn crate::explain::Watched>> {
+    Ok(Box::new(Executor::<Flex>::new(plan, FlexDevice)?))
+}
+
+/// A step's operands.
+type Operands<'a> = &'a mut [Option<Value<Flex>>];
+
+/// What a kernel made of them; `None` where it can't and left them as they were.
+type Outcome = OpResult<Option<Value<Flex>>>;
 
 /// The plan on the CPU.
 pub(crate) fn compile(plan: Plan) -> OpResult<Box<dyn Model>> {
@@ -22,203 +46,86 @@ pub(crate) fn compile_items(plan: Plan) -> OpResult<Box<dyn ItemModel>> {
     Ok(Box::new(Executor::<Flex>::new(plan, FlexDevice)?))
 }
 
-/// A convolution of one or two spatial dimensions.
-pub(crate) struct Convolution {
-    kernel: Kernel,
-    /// The weights' shape as the model has it.
-    shape: Vec<usize>,
+/// Packed weights.
+pub(crate) enum Weights {
+    Convolution(convolution::Convolution),
+    Dense(pilotlight_kernels::Matrix),
 }
 
 impl Accelerate for Flex {
-    type Convolution = Convolution;
+    type Weights = Weights;
 
-    fn pack(weights: &Tensor, attrs: &Conv) -> Option<Convolution> {
-        let Data::F32(values) = weights.data() else { return None };
-        // One spatial dimension is a single row.
-        let dims = match *weights.shape() {
-            [filters, depth, columns] => [filters, depth, 1, columns],
-            [filters, depth, rows, columns] => [filters, depth, rows, columns],
+    fn prepare(op: &DeviceOp, constants: &[Option<Arc<Tensor>>]) -> Option<Prepared<Weights>> {
+        let weights = constants.get(1)?.as_deref()?;
+        let (weights, bytes) = match op {
+            DeviceOp::Conv(attrs) => {
+                let packed = convolution::pack(weights, attrs)?;
+                let bytes = 4 * weights.data().len();
+                (Weights::Convolution(packed), bytes)
+            }
+            DeviceOp::Fused(Fused::Dense(dense)) => {
+                let packed = product::pack(weights, dense.transposed)?;
+                let bytes = packed.bytes();
+                (Weights::Dense(packed), bytes)
+            }
             _ => return None,
         };
-        Some(Convolution {
-            kernel: Kernel::new(values, dims, attrs.group)?,
-            shape: weights.shape().to_vec(),
+        Some(Prepared {
+            weights,
+            consumed: vec![1],
+            bytes,
         })
     }
 
-    fn conv2d_fused(
-        weights: &Convolution,
-        attrs: &Conv,
-        x: FlexTensor,
-        bias: Option<FlexTensor>,
-        residual: Option<FlexTensor>,
-    ) -> OpResult<FlexTensor> {
-        let xs = x.shape().to_vec();
-        let axes = attrs.resolve(&xs, &weights.shape)?;
-        check_bias::<Flex>(bias.as_ref(), weights.shape[0])?;
-        let same = x.dtype() == DType::F32 && bias.as_ref().is_none_or(|b| b.dtype() == DType::F32);
-        ensure!(
-            same && !xs[1..].contains(&0),
-            "input of shape {xs:?} and type {:?} with weights of type FP32",
-            x.dtype()
-        );
-        let mut padded = vec![xs[1]];
-        padded.extend(axes.iter().map(|a| a.begin + a.input + a.end));
-        let padded = shape::elements(&padded)?;
-        let mut dims = vec![xs[0], weights.shape[0]];
-        dims.extend(axes.iter().map(|a| a.output));
-
-        let image = dims[1..].iter().product::<usize>() + xs[1..].iter().product::<usize>();
-        // The padded image is in memory; zeros that no model needs must not fill it.
-        ensure!(
-            padded <= image.saturating_mul(64).saturating_add(1 << 20),
-            "padding of {padded} elements around an image of {image}"
-        );
-
-        let x = x.to_contiguous();
-        let bias = bias.map(|b| b.to_contiguous());
-        let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
-        let fits = |r: &FlexTensor| r.dtype() == DType::F32 && r.shape().to_vec() == dims;
-        let geometry = geometry(&axes);
-        match residual {
-            // The sum takes the residual's place in memory; one that is read elsewhere is copied by `storage_mut`.
-            Some(residual) if fits(&residual) => {
-                let mut out = residual.to_contiguous();
-                drop(residual);
-                let sums = out.storage_mut::<f32>();
-                weights.kernel.run(x.storage(), bias, geometry, attrs.clamp, true, sums);
-                Ok(out)
-            }
-            residual => {
-                // A residual of another shape is stretched, or stretches the result.
-                let clamp = attrs.clamp.filter(|_| residual.is_none());
-                let mut out = vec![0.0f32; dims.iter().product()];
-                weights.kernel.run(x.storage(), bias, geometry, clamp, false, &mut out);
-                let out = FlexTensor::from_data(TensorData::new(out, Shape::from(dims)));
-                match residual {
-                    None => Ok(out),
-                    residual => attrs.finish::<Flex>(out, residual),
-                }
-            }
-        }
-    }
-}
-
-/// The window for the kernel, which has two dimensions always.
-fn geometry(axes: &[Axis]) -> Geometry {
-    let row = Axis {
-        input: 1,
-        output: 1,
-        kernel: 1,
-        stride: 1,
-        dilation: 1,
-        begin: 0,
-        end: 0,
-    };
-    let pair = match *axes {
-        [rows, columns] => [rows, columns],
-        [columns] => [row, columns],
-        _ => [row, row],
-    };
-    Geometry {
-        input: pair.map(|a| a.input),
-        output: pair.map(|a| a.output),
-        stride: pair.map(|a| a.stride),
-        dilation: pair.map(|a| a.dilation),
-        begin: pair.map(|a| a.begin),
-        end: pair.map(|a| a.end),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use burn_backend::ops::FloatTensorOps;
-    use burn_backend::{Shape, TensorData};
-    use burn_flex::{Flex, FlexDevice, FlexTensor};
-    use proptest::prelude::*;
-
-    use super::{Accelerate, Conv};
-    use crate::testing::f32s;
-    use crate::window::{Padding, Window};
-
-    fn noise(dims: &[usize], seed: u32) -> Vec<f32> {
-        let mut state = seed | 1;
-        let mut next = || {
-            state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
-            f32::from((state >> 16) as u16) / 32768.0 - 1.0
-        };
-        (0..dims.iter().product()).map(|_| next()).collect()
+    fn covers(op: &DeviceOp) -> bool {
+        use DeviceOp as D;
+        matches!(
+            op,
+            D::Unary(_)
+                | D::Arith(_)
+                | D::Clip { .. }
+                | D::MatMul
+                | D::Conv(_)
+                | D::MaxPool { .. }
+                | D::AveragePool { .. }
+                | D::GlobalPool(_)
+                | D::BatchNorm { .. }
+                | D::LayerNorm { .. }
+                | D::Softmax { .. }
+                | D::Reduce { .. }
+                | D::Concat { .. }
+                | D::Gather { .. }
+                | D::Fused(_)
+        )
     }
 
-    fn on_device(dims: &[usize], v: &[f32]) -> FlexTensor {
-        Flex::float_from_data(TensorData::new(v.to_vec(), Shape::from(dims.to_vec())), &FlexDevice)
-    }
-
-    fn floats(t: &FlexTensor) -> Vec<f32> {
-        t.to_contiguous().storage::<f32>().to_vec()
-    }
-
-    proptest! {
-        #[test]
-        fn one_call_gives_what_burns_own_convolution_and_the_rest_give(
-            (group, per_group, depth, batch) in (1..4usize, 1..9usize, 1..9usize, 1..4usize),
-            (spatial, kernel) in (1..3usize, 1..4usize),
-            size in 1..14usize,
-            (stride, dilation) in (1..4usize, 1..3usize),
-            pads in proptest::collection::vec(0..3usize, 4),
-            (biased, residual) in any::<(bool, Option<bool>)>(),
-            clamp in prop_oneof![Just(None), Just(Some((0.0, f32::INFINITY))), Just(Some((-0.5, 0.75)))],
-            seed in any::<u32>(),
-        ) {
-            let conv = Conv {
-                window: Window {
-                    strides: vec![stride; spatial],
-                    dilations: vec![dilation; spatial],
-                    padding: Padding::Explicit(pads[..2 * spatial].to_vec()),
-                    ceil: false,
+    fn run(op: &DeviceOp, weights: Option<&Weights>, operands: Operands<'_>) -> Outcome {
+        use DeviceOp as D;
+        match (op, weights) {
+            (D::Conv(attrs), Some(Weights::Convolution(w))) => convolution::run(w, attrs, operands),
+            (D::Fused(Fused::Dense(dense)), Some(Weights::Dense(w))) => product::dense(w, dense, operands),
+            (D::Fused(Fused::Attention(attention)), _) => product::attention(attention, operands),
+            (D::MatMul, _) => product::matmul(operands),
+            (D::Unary(f), _) => elementwise::unary(*f, operands),
+            (D::Arith(f), _) => elementwise::arith(*f, operands),
+            (D::Clip { min, max }, _) => elementwise::clip(*min, *max, operands),
+            (D::BatchNorm { epsilon }, _) => norm::batch(*epsilon, operands),
+            (D::LayerNorm { axis, epsilon }, _) => norm::layer(*axis, *epsilon, operands),
+            (D::Softmax { axis, log, flat }, _) => norm::softmax(*axis, *log, *flat, operands),
+            (D::MaxPool { window, kernel }, _) => pool::maxima(window, kernel, operands),
+            (
+                D::AveragePool {
+                    window,
+                    kernel,
+                    count_pad,
                 },
-                group,
-                clamp,
-            };
-            // Different sizes, so that rows and columns can't be mixed up.
-            let with_space = |mut dims: Vec<usize>, size| { dims.extend((0..spatial).map(|d| size + d)); dims };
-            let xs = with_space(vec![batch, group * depth], size);
-            let ws = with_space(vec![group * per_group, depth], kernel);
-            let Ok(axes) = conv.resolve(&xs, &ws) else { return Ok(()) };
-            let mut ys = vec![batch, ws[0]];
-            // A residual of the result's shape, or of one number per channel.
-            ys.extend(axes.iter().map(|a| if residual == Some(true) { a.output } else { 1 }));
-            let w = noise(&ws, !seed);
-            let x = on_device(&xs, &noise(&xs, seed));
-            let bias = biased.then(|| on_device(&ws[..1], &noise(&ws[..1], seed.rotate_left(3))));
-            let residual = residual.map(|_| on_device(&ys, &noise(&ys, seed.rotate_left(9))));
-            let packed = Flex::pack(&f32s(&ws, &w), &conv).expect("f32 and at most two dimensions");
-            let run = conv.run::<Flex>(x.clone(), on_device(&ws, &w), bias.clone(), residual.clone(), &FlexDevice);
-            let wanted = run.expect("it resolves");
-            let before = residual.as_ref().map(floats);
-            let found = Flex::conv2d_fused(&packed, &conv, x, bias, residual.clone()).expect("it resolves");
-            prop_assert_eq!(found.layout().shape(), wanted.layout().shape());
-            for (found, wanted) in floats(&found).iter().zip(floats(&wanted)) {
-                prop_assert!((found - wanted).abs() <= 1e-5 * wanted.abs().max(1.0), "{} instead of {}", found, wanted);
-            }
-            prop_assert_eq!(residual.as_ref().map(floats), before, "a residual that is read elsewhere");
+                _,
+            ) => pool::averages(window, kernel, *count_pad, operands),
+            (D::GlobalPool(kind), _) => reduce::global(*kind, operands),
+            (D::Reduce { kind, axes, keep, noop }, _) => reduce::run(*kind, axes.as_deref(), *keep, *noop, operands),
+            (D::Concat { axis }, _) => moves::concat(*axis, operands),
+            (D::Gather { axis }, _) => moves::gather(*axis, operands),
+            _ => Ok(None),
         }
-    }
-
-    #[test]
-    fn padding_out_of_all_proportion_is_refused() {
-        let conv = Conv {
-            window: Window {
-                strides: vec![30_000; 2],
-                dilations: vec![],
-                padding: Padding::Explicit(vec![10_000; 4]),
-                ceil: false,
-            },
-            group: 1,
-            clamp: None,
-        };
-        let packed = Flex::pack(&f32s(&[1, 2, 1, 1], &[1.0, 1.0]), &conv).expect("it fits");
-        let x = on_device(&[1, 2, 2, 2], &[0.0; 8]);
-        assert!(Flex::conv2d_fused(&packed, &conv, x, None, None).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn_backend::tensor::Device;
 
@@ -93,16 +94,19 @@ struct Graph<'a, B: Accelerate> {
 impl<B: Accelerate> Graph<'_, B> {
     fn call(&self, mut inputs: Vec<Value<B>>) -> OpResult<Vec<Value<B>>> {
         inputs.extend(self.captures.iter().cloned());
+        let at = AtomicUsize::new(usize::MAX);
         let run = Run {
-            at: Cell::new(usize::MAX),
+            at: &at,
             iterations: self.iterations,
+            by: Cell::new(""),
+            trace: None,
         };
-        self.executor
-            .execute(inputs, &run)
-            .map_err(|fault| match self.executor.plan.steps.get(run.at.get()) {
+        self.executor.execute(inputs, &run).map_err(|fault| {
+            match self.executor.plan.steps.get(at.load(Ordering::Relaxed)) {
                 Some(step) => Fault(format!("in its graph, node {:?} ({}): {}", step.name, step.op, fault.0)),
                 None => fault,
-            })
+            }
+        })
     }
 
     /// One pass of a loop's body, within the bound on all of them.

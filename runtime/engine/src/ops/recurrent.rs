@@ -1,5 +1,7 @@
 //! Recurrent layers: RNN, GRU and LSTM, step by step on the host.
 
+mod fast;
+
 use crate::fault::{OpResult, bail, ensure};
 use crate::host::{Number, floats, typed};
 use crate::kernel::{Inputs, Kernel, tensor};
@@ -121,6 +123,7 @@ struct Layer {
     batch_first: bool,
     linear_before_reset: bool,
     input_forget: bool,
+    weights: fast::Cache,
 }
 
 fn build(spec: &Spec<'_>, cell: Cell) -> OpResult<Kernel> {
@@ -162,6 +165,7 @@ fn build(spec: &Spec<'_>, cell: Cell) -> OpResult<Kernel> {
         batch_first: spec.flag("layout", false)?,
         linear_before_reset: spec.flag("linear_before_reset", false)?,
         input_forget: spec.flag("input_forget", false)?,
+        weights: fast::Cache::default(),
     };
     spec.ignore(&["output_sequence"]);
     Ok(Kernel::host(move |i| floats!(i.get(0)?.data(), v => layer.run(v, i))))
@@ -181,9 +185,9 @@ impl Layer {
         let (steps, batch) = if self.batch_first { (b, a) } else { (a, b) };
         let sizes = Sizes { steps, batch };
         let (h, gates, directions) = (self.hidden, self.cell.gates(), self.backwards.len());
-        let w = parameter::<T>(i, 1, &[directions, gates * h, input])?;
-        let r = parameter::<T>(i, 2, &[directions, gates * h, h])?;
-        let bias = optional::<T>(i, 3, &[directions, 2 * gates * h])?;
+        fits(i, 1, &[directions, gates * h, input])?;
+        fits(i, 2, &[directions, gates * h, h])?;
+        fits(i, 3, &[directions, 2 * gates * h])?;
         let lens = match i.opt_i64s(4)? {
             Some(l) => shape::from_i64s(&l)?,
             None => vec![steps; batch],
@@ -197,6 +201,17 @@ impl Layer {
         } else {
             [directions, batch, h]
         };
+        fits(i, 5, &state_dims)?;
+        if self.cell == Cell::Lstm {
+            fits(i, 6, &state_dims)?;
+        }
+        shape::elements(&[steps, directions, batch, h])?;
+        if let Some(outputs) = self.run_fast(i, &sizes, &lens) {
+            return outputs;
+        }
+        let w = parameter::<T>(i, 1, &[directions, gates * h, input])?;
+        let r = parameter::<T>(i, 2, &[directions, gates * h, h])?;
+        let bias = optional::<T>(i, 3, &[directions, 2 * gates * h])?;
         let first_h = self.states(optional::<T>(i, 5, &state_dims)?, batch);
         let first_c = self.states(
             if self.cell == Cell::Lstm {
@@ -352,6 +367,16 @@ fn swap(v: &[f64], a: usize, b: usize, h: usize) -> Vec<f64> {
     (0..b)
         .flat_map(|y| (0..a).flat_map(move |x| v[(x * b + y) * h..(x * b + y + 1) * h].iter().copied()))
         .collect()
+}
+
+fn fits(i: &Inputs<'_>, k: usize, dims: &[usize]) -> OpResult<()> {
+    let Some(t) = i.opt(k) else { return Ok(()) };
+    ensure!(
+        t.shape() == dims,
+        "input {k} has shape {:?} instead of {dims:?}",
+        t.shape()
+    );
+    Ok(())
 }
 
 fn parameter<T: Number>(i: &Inputs<'_>, k: usize, dims: &[usize]) -> OpResult<Vec<f64>> {

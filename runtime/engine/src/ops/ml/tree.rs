@@ -30,6 +30,8 @@ pub(crate) const TABLE: &[Entry] = &[
 /// Thresholds are compared in the input's precision; each form is built when an input first needs it.
 struct Forests {
     trees: Trees,
+    /// Features that the trees ask for.
+    features: usize,
     single: OnceLock<Forest<f32>>,
     double: OnceLock<Forest<f64>>,
 }
@@ -41,6 +43,7 @@ impl Forests {
         let forest = Forest::new(&trees)?;
         let _ = single.set(forest);
         Ok(Self {
+            features: trees.features(),
             trees,
             single,
             double: OnceLock::new(),
@@ -55,9 +58,9 @@ impl Forests {
             _ => bail!("input of shape {:?} instead of rows", x.shape()),
         };
         ensure!(
-            c >= self.trees.features(),
+            c >= self.features,
             "rows of {c} features where the trees ask for {}",
-            self.trees.features()
+            self.features
         );
         shape::elements(&[n, self.trees.targets])?;
         let wide: Vec<f32>;

@@ -4,7 +4,7 @@ use super::parse::{Mode, RawNode, Trees};
 use crate::fault::{OpResult, bail, ensure};
 
 /// The precision of thresholds and features.
-pub(crate) trait Threshold: Copy + PartialOrd + Send + Sync + 'static {
+pub(crate) trait Threshold: Copy + Default + PartialOrd + Send + Sync + 'static {
     fn from_f64(v: f64) -> Self;
     fn is_nan(self) -> bool;
     fn to_f64(self) -> f64;
@@ -34,11 +34,14 @@ impl Threshold for f64 {
     }
 }
 
+/// Walks side by side.
+const LANES: usize = 8;
+
 /// The feature's number of a leaf.
 const LEAF: u32 = u32::MAX;
 
 /// A branch with its two children, or a leaf with its range of weights, in 16 bytes (24 in double precision).
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Node<T> {
     value: T,
     feature: u32,
@@ -125,31 +128,70 @@ impl<T: Threshold> Forest<T> {
         })
     }
 
-    /// Calls `f` with target and weight of every leaf that the row ends in. The row has all features.
-    pub(crate) fn walk(&self, row: &[T], mut f: impl FnMut(u32, f64)) {
+    /// Number of trees.
+    pub(crate) fn trees(&self) -> usize {
+        self.roots.len()
+    }
+
+    /// Calls `f` with the row's number, target and weight of every leaf that each row ends in, for each row in the trees'
+    /// order. Every row has all features; `rows` holds whole rows.
+    pub(crate) fn walk(&self, rows: &[T], columns: usize, mut f: impl FnMut(usize, u32, f64)) {
+        let columns = columns.max(1);
+        let mut leaf = |row: usize, node: Node<T>| {
+            for &(target, weight) in &self.weights[node.yes as usize..node.no as usize] {
+                f(row, target, weight);
+            }
+        };
+        if let Some(modes) = &self.modes {
+            for (r, row) in rows.chunks_exact(columns).enumerate() {
+                for &root in &self.roots {
+                    leaf(r, self.descend_by_mode(root, row, modes));
+                }
+            }
+            return;
+        }
+        if rows.len() < LANES * columns {
+            for (r, row) in rows.chunks_exact(columns).enumerate() {
+                for roots in self.roots.chunks(LANES) {
+                    let mut nodes = [Node::default(); LANES];
+                    self.descend(roots.iter().map(|&root| (root, row)), &mut nodes);
+                    nodes[..roots.len()].iter().for_each(|&node| leaf(r, node));
+                }
+            }
+            return;
+        }
+        // One tree for many rows, so that it stays in the cache.
         for &root in &self.roots {
-            let leaf = match &self.modes {
-                None => self.descend(root, row),
-                Some(modes) => self.descend_by_mode(root, row, modes),
-            };
-            for &(target, weight) in &self.weights[leaf.yes as usize..leaf.no as usize] {
-                f(target, weight);
+            for (block, many) in rows.chunks(LANES * columns).enumerate() {
+                let mut nodes = [Node::default(); LANES];
+                self.descend(many.chunks_exact(columns).map(|row| (root, row)), &mut nodes);
+                for (k, &node) in nodes[..many.len() / columns].iter().enumerate() {
+                    leaf(block * LANES + k, node);
+                }
             }
         }
     }
 
-    fn descend(&self, root: u32, row: &[T]) -> Node<T> {
-        let mut node = self.nodes[root as usize];
-        while node.feature != LEAF {
-            // False for a missing value, as it should be.
-            let next = if row[node.feature as usize] <= node.value {
-                node.yes
-            } else {
-                node.no
-            };
-            node = self.nodes[next as usize];
+    /// Several walks side by side: each waits for memory most of the time.
+    fn descend<'a>(&self, starts: impl Iterator<Item = (u32, &'a [T])>, nodes: &mut [Node<T>; LANES]) {
+        let mut rows: [&[T]; LANES] = [&[]; LANES];
+        let mut count = 0;
+        for (k, (root, row)) in starts.take(LANES).enumerate() {
+            (nodes[k], rows[k]) = (self.nodes[root as usize], row);
+            count = k + 1;
         }
-        node
+        let mut open = true;
+        while open {
+            open = false;
+            for (node, row) in nodes[..count].iter_mut().zip(&rows) {
+                if node.feature != LEAF {
+                    // False for a missing value, as it should be.
+                    let yes = row[node.feature as usize] <= node.value;
+                    *node = self.nodes[if yes { node.yes } else { node.no } as usize];
+                    open = true;
+                }
+            }
+        }
     }
 
     fn descend_by_mode(&self, root: u32, row: &[T], modes: &[(Mode, bool)]) -> Node<T> {

@@ -1,5 +1,7 @@
 //! From the leaves of all trees to scores and classes.
 
+use rayon::prelude::*;
+
 use super::forest::{Forest, Threshold};
 use super::parse::Trees;
 use crate::fault::{OpResult, bail};
@@ -39,6 +41,9 @@ impl Aggregate {
 /// One row's values; `None` for a target that no leaf spoke of.
 pub(crate) type Scored = Vec<Option<f64>>;
 
+/// Walks from which on rows are shared between threads.
+const SHARED: usize = 1 << 11;
+
 /// Walks every tree for every row.
 pub(crate) fn rows<T: Threshold>(
     forest: &Forest<T>,
@@ -47,21 +52,27 @@ pub(crate) fn rows<T: Threshold>(
     targets: usize,
     aggregate: Aggregate,
 ) -> Vec<Scored> {
-    v.chunks_exact(columns.max(1))
-        .map(|row| {
-            let mut scores: Scored = vec![None; targets];
-            forest.walk(row, |target, weight| {
-                let slot = &mut scores[target as usize];
-                *slot = Some(match (*slot, aggregate) {
-                    (None, _) => weight,
-                    (Some(s), Aggregate::Sum | Aggregate::Average) => s + weight,
-                    (Some(s), Aggregate::Min) => s.min(weight),
-                    (Some(s), Aggregate::Max) => s.max(weight),
-                });
+    let columns = columns.max(1);
+    let some = |v: &[T]| {
+        let mut scores: Vec<Scored> = vec![vec![None; targets]; v.len() / columns];
+        forest.walk(v, columns, |row, target, weight| {
+            let slot = &mut scores[row][target as usize];
+            *slot = Some(match (*slot, aggregate) {
+                (None, _) => weight,
+                (Some(s), Aggregate::Sum | Aggregate::Average) => s + weight,
+                (Some(s), Aggregate::Min) => s.min(weight),
+                (Some(s), Aggregate::Max) => s.max(weight),
             });
-            scores
-        })
-        .collect()
+        });
+        scores
+    };
+    let rows = v.len() / columns;
+    let threads = rayon::current_num_threads();
+    if threads == 1 || rows < 2 || rows * forest.trees() < SHARED {
+        return some(v);
+    }
+    let each = rows.div_ceil(2 * threads).max(1);
+    v.par_chunks(each * columns).flat_map_iter(some).collect()
 }
 
 /// A regressor's targets.
