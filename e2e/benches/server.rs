@@ -16,7 +16,7 @@ use pilotlight_e2e::{
     bench::{Request, figure, median, percentile, run, run_at},
     places,
 };
-use pilotlight_runtime::{Data, Model, Tensor, model::load_onnx};
+use pilotlight_runtime::{Data, Tensor, model::load_onnx};
 
 const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 const ROUND: Duration = Duration::from_secs(5);
