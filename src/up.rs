@@ -13,7 +13,6 @@ use std::{
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use self::serve::raise_descriptor_limit;
-use crate::output;
 use crate::{data_plane::DataPlane, output};
 
 /// Arguments of `up`.

@@ -176,10 +176,10 @@ fn answer(head: &str, state: &mut State) -> Answer {
         head += "connection: close\r\n";
         closes = true;
     } else {
-        head += &format!("content-length: {}\r\n", body.len());
+        head.extend(["content-length: ", &body.len().to_string(), "\r\n"]);
     }
     if !state.behaviour.no_etag {
-        head += &format!("etag: {tag}\r\n");
+        head.extend(["etag: ", &tag, "\r\n"]);
     }
     head += "\r\n";
     let mut stalls = false;
