@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help up test bench lint fmt doc licences tools python
+.PHONY: help up test clients bench lint fmt doc licences tools python
 
 help:        ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -14,6 +14,12 @@ test: tools python  ## unit, property and end-to-end tests
 	cargo build --workspace --all-targets
 	cargo test --workspace --exclude pilotlight-e2e --no-fail-fast
 	cargo test --package pilotlight-e2e --no-fail-fast -- --test-threads=1
+
+clients: tools python ## KServe's and Triton's clients, grpcurl and curl against a runtime and a sleeping model (needs Go)
+	e2e/python/kserve.sh
+	e2e/grpcurl.sh
+	cargo build --package pilotlight
+	cargo test --package pilotlight-e2e --features clients --test all_clients -- --test-threads=1
 
 bench: tools ## proxy against HAProxy, wakes from zero, memory of an idle platform
 	cargo build --release --workspace
