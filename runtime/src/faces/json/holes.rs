@@ -104,6 +104,7 @@ pub(crate) fn cut(body: &[u8]) -> Option<Cut<'_>> {
 
 /// Whether a byte can stand in a list of numbers. Some others are let through so that it takes few comparisons, all of which are
 /// made, as vector instructions want it; the scan refuses them.
+#[allow(clippy::needless_bitwise_bool, reason = "a lazy operator is a branch")]
 fn of_numbers(byte: u8) -> bool {
     let written = byte.wrapping_sub(b'+') <= b'9' - b'+';
     let exponent = (byte | 0x20) == b'e';
