@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn failures_are_looked_at_sooner_and_ever_later() {
         let now = Instant::now();
-        let (interval, retry) = (Duration::from_secs(300), Duration::from_secs(5));
+        let (interval, retry) = (Duration::from_mins(5), Duration::from_secs(5));
         let mut look = None;
         let pauses: Vec<u64> = [false, false, false, false, false, false, false, false, true, false]
             .into_iter()

@@ -58,7 +58,7 @@ fn content(bytes: usize) -> Vec<u8> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn a_fetch_that_is_given_up_leaves_nothing() {
         spare_looks: true,
         ..Behaviour::default()
     });
-    let place = Place::with(|config| config.idle_timeout = Duration::from_secs(60));
+    let place = Place::with(|config| config.idle_timeout = Duration::from_mins(1));
     let (uri, started) = (server.uri("m.onnx").parse::<Uri>().unwrap(), server.served());
     let fetch = place.fetcher.fetch(&uri, None);
     tokio::select! {

@@ -256,7 +256,7 @@ mod tests {
         for key in keys {
             let content = object_store::PutPayload::from(key.as_bytes().to_vec());
             store
-                .put_opts(&Path::from(*key), content, Default::default())
+                .put_opts(&Path::from(*key), content, object_store::PutOptions::default())
                 .await
                 .unwrap();
         }
