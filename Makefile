@@ -5,7 +5,7 @@ IMAGE ?= pilotlight:0.1.0
 # Static, so that it needs no base image.
 TRIPLE = $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help up cluster test e2e-cluster e2e-keda image bench conformance fuzz lint fmt doc licences tools python cluster-programs
+.PHONY: help up cluster test clients e2e-cluster e2e-keda image bench conformance fuzz lint fmt doc licences tools python cluster-programs
 
 help:        ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -21,6 +21,12 @@ test: tools python cluster-programs ## unit, property and end-to-end tests
 	cargo build --workspace --all-targets
 	cargo test --workspace --exclude pilotlight-e2e --no-fail-fast
 	cargo test --package pilotlight-e2e --no-fail-fast -- --test-threads=1
+
+clients: tools python ## KServe's and Triton's clients, grpcurl and curl against a runtime and a sleeping model (needs Go)
+	e2e/python/kserve.sh
+	e2e/grpcurl.sh
+	cargo build --package pilotlight
+	cargo test --package pilotlight-e2e --features clients --test all_clients -- --test-threads=1
 
 e2e-cluster: tools cluster-programs ## end-to-end tests on a real Kubernetes, or on the one that KUBECONFIG names
 	cargo build

@@ -3,11 +3,14 @@
 Prints `ok` where everything is as Triton would answer; else fails with what was not.
 """
 
+import asyncio
 import sys
 
 import numpy as np
 import tritonclient.grpc as grpcclient
+import tritonclient.grpc.aio as grpcaio
 import tritonclient.http as httpclient
+import tritonclient.http.aio as httpaio
 from tritonclient.utils import InferenceServerException
 
 ROWS = np.array([[6.8, 2.8, 4.8, 1.4], [5.1, 3.5, 1.4, 0.2]], dtype=np.float32)
@@ -113,6 +116,56 @@ entry = {"name": model, "version": "1", "state": "READY", "reason": ""}
 assert entry in http.get_model_repository_index()
 check("index", [entry.state for entry in grpc.get_model_repository_index().models if entry.name == model], ["READY"])
 check("name", grpc.get_server_metadata().name, http.get_server_metadata()["name"])
+
+
+
+# The asynchronous clients.
+async def in_turns():
+    async with httpaio.InferenceServerClient(address) as client:
+        check("aio live", await client.is_server_live())
+        check("aio model ready", await client.is_model_ready(model))
+        same("aio", await client.infer(model, [tensor(httpclient, INPUT)]), binary)
+    async with grpcaio.InferenceServerClient(address) as client:
+        check("gRPC aio live", await client.is_server_live())
+        check("gRPC aio model ready", await client.is_model_ready(model))
+        answers = await asyncio.gather(*[client.infer(model, [tensor(grpcclient, INPUT)]) for _ in range(20)])
+        for answer in answers:
+            same("gRPC aio", answer, binary)
+
+        async def requests():
+            for request_id in range(5):
+                yield {"model_name": model, "inputs": [tensor(grpcclient, INPUT)], "request_id": str(request_id)}
+
+        ids = []
+        async for result, error in client.stream_infer(requests()):
+            check("gRPC aio stream", error, None)
+            ids.append(result.get_response().id)
+        check("gRPC aio stream order", ids, [str(i) for i in range(5)])
+
+
+asyncio.run(in_turns())
+
+# What perf_analyzer asks before, between and after its load.
+for client in (http, grpc):
+    as_json = {} if client is http else {"as_json": True}
+    measured = client.get_model_metadata(model, **as_json)
+    configured = client.get_model_config(model, **as_json)
+    configured = configured.get("config", configured)
+    assert configured["max_batch_size"] > 0, configured
+    check("batch dimension", int(measured["inputs"][0]["shape"][0]), -1)
+    check("inputs", [i["name"] for i in configured["input"]], [i["name"] for i in measured["inputs"]])
+    check("outputs", [o["name"] for o in configured["output"]], [o["name"] for o in measured["outputs"]])
+    decoupled = configured.get("model_transaction_policy", {}).get("decoupled", False)
+    check("decoupled", decoupled, False)
+    before = client.get_inference_statistics(model, **as_json)["model_stats"][0]
+    module = httpclient if client is http else grpcclient
+    for _ in range(8):
+        client.infer(model, [tensor(module, INPUT)])
+    after = client.get_inference_statistics(model, **as_json)["model_stats"][0]
+    count = lambda stats: int(stats["inference_stats"]["success"]["count"])
+    check("statistics of the load", count(after) - count(before), 8)
+    for part in ("queue", "compute_input", "compute_infer", "compute_output"):
+        assert int(after["inference_stats"][part]["ns"]) >= 0, after
 
 # Errors.
 wrong = np.zeros((1, 3), dtype=np.float32)

@@ -11,8 +11,7 @@ pub const FLOWERS: [[f64; 4]; 2] = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]];
 
 /// One client for the whole process, so that connections are kept as a browser or a service would keep them.
 static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
-    // No test speaks TLS through it, but it is not built without.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    pilotlight_storage::install_tls_provider();
     reqwest::Client::builder()
         .no_proxy()
         .build()
@@ -92,9 +91,34 @@ pub async fn get(url: &str) -> Reply {
     reply.unwrap_or_else(|error| panic!("GET {url}: {error:?}"))
 }
 
+/// The status of `GET url`; `None` when no answer comes.
+pub async fn try_get(url: &str) -> Option<u16> {
+    send(Method::GET, url, None, None).await.ok().map(|reply| reply.status)
+}
+
 /// `POST url` with a JSON body. Panics when no answer comes.
 pub async fn post(url: &str, body: &Value) -> Reply {
     post_to_host(url, None, body).await
+}
+
+/// `POST url` with these headers and a JSON body. Panics when no answer comes.
+pub async fn post_with(url: &str, headers: &[(&str, &str)], body: &Value) -> Reply {
+    let mut request = CLIENT
+        .post(url)
+        .header("content-type", "application/json")
+        .body(body.to_string());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = async {
+        let response = request.send().await?;
+        Ok::<Reply, reqwest::Error>(Reply {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.bytes().await?,
+        })
+    };
+    answer.await.unwrap_or_else(|error| panic!("POST {url}: {error:?}"))
 }
 
 /// `POST url` with a JSON body for the virtual host `host`. Panics when no answer comes.
@@ -117,11 +141,6 @@ pub fn flowers_v2() -> Value {
 /// The V1 request for the fixture `slow`, whose answer is `x` itself.
 pub fn slow_v1(x: f64) -> Value {
     json!({ "instances": [[x]] })
-}
-
-/// The V1 answer to [`slow_v1`].
-pub fn slow_v1_answer(x: f64) -> Value {
-    json!({ "predictions": [[x]] })
 }
 
 /// The output `name` of a V2 answer. Panics with the answer when it is missing.

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod places;
 pub mod processes;
 pub mod python;
+pub mod store;
 mod up;
 mod wait;
 

@@ -17,9 +17,8 @@ pub fn onnxruntime(model: &Path, request: &Value) -> Value {
     serde_json::from_slice(&answer).expect("the script writes JSON")
 }
 
-/// Runs a script of `e2e/python` with arguments and standard input; returns its standard output. Panics, with what it said,
-/// when it fails or when the environment is missing.
-pub fn script(name: &str, args: &[impl AsRef<OsStr>], input: &[u8]) -> Vec<u8> {
+/// A script of `e2e/python`, to be run in its environment. Panics where that is missing.
+pub fn command(name: &str) -> Command {
     let folder = places::root().join("e2e");
     let python = folder.join(".venv/bin/python");
     assert!(
@@ -27,8 +26,15 @@ pub fn script(name: &str, args: &[impl AsRef<OsStr>], input: &[u8]) -> Vec<u8> {
         "{} is missing: run e2e/python/setup.sh",
         python.display()
     );
-    let mut child = Command::new(python)
-        .arg(folder.join("python").join(name))
+    let mut command = Command::new(python);
+    command.arg(folder.join("python").join(name));
+    command
+}
+
+/// Runs a script of `e2e/python` with arguments and standard input; returns its standard output. Panics, with what it said,
+/// when it fails or when the environment is missing.
+pub fn script(name: &str, args: &[impl AsRef<OsStr>], input: &[u8]) -> Vec<u8> {
+    let mut child = command(name)
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

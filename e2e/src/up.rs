@@ -30,6 +30,8 @@ pub struct Settings {
     pub examples: bool,
     /// Further arguments of `up`.
     pub args: Vec<String>,
+    /// Variables of its environment beside the test's own.
+    pub env: Vec<(String, String)>,
 }
 
 /// A running `pilotlight up`. Dropping it kills the process, whose runtimes end with it, and removes its folder; when the
@@ -83,6 +85,7 @@ impl Up {
             .arg(&services)
             .args(["--http-address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"])
             .args(&settings.args)
+            .envs(settings.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file("stdout"))
             .stderr(file("stderr"))
@@ -271,9 +274,10 @@ impl Drop for Up {
     }
 }
 
-/// Both addresses from `up`'s line about them: `serving http://A admin http://B`.
+/// Both addresses from `up`'s line about them: `serving http://A admin http://B`, or `https` for the first.
 fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let (http, admin) = line.strip_prefix("serving http://")?.split_once(" admin http://")?;
+    let (_, addresses) = line.strip_prefix("serving ")?.split_once("://")?;
+    let (http, admin) = addresses.split_once(" admin http://")?;
     Some((
         http.trim().parse().ok()?,
         admin.split_whitespace().next()?.parse().ok()?,

@@ -42,7 +42,10 @@ fn crds(args: CrdsArgs) -> String {
         return pilotlight_manifests::crds();
     }
     let definitions = pilotlight_manifests::keda::definitions();
-    let documents: Vec<String> = definitions.iter().map(pilotlight_manifests::keda::Definition::yaml).collect();
+    let documents: Vec<String> = definitions
+        .iter()
+        .map(pilotlight_manifests::keda::Definition::yaml)
+        .collect();
     documents.join("---\n")
 }
 

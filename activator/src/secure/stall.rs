@@ -93,11 +93,11 @@ impl<S: AsyncRead + AsyncWrite> AsyncWrite for Patient<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write(cx, tokio::io::AsyncWrite::poll_flush)
+        self.write(cx, AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write(cx, tokio::io::AsyncWrite::poll_shutdown)
+        self.write(cx, AsyncWrite::poll_shutdown)
     }
 }
 

@@ -58,11 +58,7 @@ fn content(bytes: usize) -> Vec<u8> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    let digits = Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<Vec<_>>();
-    digits.concat()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 #[tokio::test]

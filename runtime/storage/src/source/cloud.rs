@@ -77,6 +77,7 @@ impl Cloud {
                 match self.head().await {
                     Ok(meta) => return single(&meta),
                     Err(Fault::NotFound) => {}
+                    Err(fault @ Fault::Denied(_)) => return Err(self.why_denied().await.unwrap_or(fault)),
                     Err(fault) => return Err(fault),
                 }
             }
@@ -94,6 +95,16 @@ impl Cloud {
         };
         let answer = self.store.get_opts(&self.path, options).await;
         answer.map(|answer| answer.meta).map_err(|error| fault(&error))
+    }
+
+    /// The code of a refusal is in its body, which the answer to `HEAD` hasn't got.
+    async fn why_denied(&self) -> Option<Fault> {
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(0..1)),
+            ..GetOptions::default()
+        };
+        let answer = self.store.get_opts(&self.path, options).await;
+        answer.err().map(|error| fault(&error))
     }
 
     async fn below(&self) -> Result<Listing, Fault> {

@@ -1,6 +1,9 @@
 //! An HTTP server on loopback with one object at every path, and with all bad manners.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, Mutex},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -176,10 +179,10 @@ fn answer(head: &str, state: &mut State) -> Answer {
         head += "connection: close\r\n";
         closes = true;
     } else {
-        head.extend(["content-length: ", &body.len().to_string(), "\r\n"]);
+        let _ = write!(head, "content-length: {}\r\n", body.len());
     }
     if !state.behaviour.no_etag {
-        head.extend(["etag: ", &tag, "\r\n"]);
+        let _ = write!(head, "etag: {tag}\r\n");
     }
     head += "\r\n";
     let mut stalls = false;
