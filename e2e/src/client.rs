@@ -143,6 +143,11 @@ pub fn slow_v1(x: f64) -> Value {
     json!({ "instances": [[x]] })
 }
 
+/// The V1 answer to [`slow_v1`].
+pub fn slow_v1_answer(x: f64) -> Value {
+    json!({ "predictions": [[x]] })
+}
+
 /// The output `name` of a V2 answer. Panics with the answer when it is missing.
 pub fn output<'a>(answer: &'a Value, name: &str) -> &'a Value {
     let outputs = answer["outputs"].as_array();
