@@ -15,6 +15,7 @@ pub mod config;
 mod controller;
 pub mod error;
 mod fetching;
+mod flags;
 pub mod keda;
 pub mod kubernetes;
 pub mod local;

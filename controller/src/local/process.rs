@@ -12,7 +12,7 @@ use pilotlight_activator::WakeReason;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use super::lifeline::{LIFELINE_FD, Lifeline};
-use crate::{config::LocalConfig, platform::RuntimeSpec};
+use crate::{config::LocalConfig, flags, platform::RuntimeSpec};
 
 /// The descriptor under which a runtime finds its listener.
 const LISTEN_FD: i32 = 3;
@@ -94,27 +94,8 @@ fn arguments(spec: &RuntimeSpec) -> Vec<std::ffi::OsString> {
     };
     option("--listen-fd", LISTEN_FD.to_string());
     option("--lifeline-fd", LIFELINE_FD.to_string());
-    let batching = &spec.batching;
-    if !spec.env.contains_key("MAX_BATCH_SIZE") {
-        option("--max-batch-size", batching.max_batch_size.to_string());
-    }
-    if !spec.env.contains_key("MAX_WAIT_MS") {
-        option("--max-latency-ms", batching.max_latency.as_millis().to_string());
-    }
-    option("--queue-size", batching.queue_size.to_string());
-    option("--ready-queue-limit", batching.ready_queue_limit.to_string());
-    if batching.priority_levels > 1 {
-        option("--priority-levels", batching.priority_levels.to_string());
-    }
-    if let Some(level) = batching.default_priority {
-        option("--default-priority", level.to_string());
-    }
-    if !batching.preferred_batch_sizes.is_empty() {
-        let sizes: Vec<String> = batching.preferred_batch_sizes.iter().map(u32::to_string).collect();
-        option("--preferred-batch-sizes", sizes.join(","));
-    }
-    if batching.adaptive {
-        option("--adaptive-batching", "true".to_owned());
+    for (flag, value) in flags::batching(&spec.batching, |variable| spec.env.contains_key(variable)) {
+        option(flag, value);
     }
     option("--request-timeout-ms", spec.timeout.as_millis().to_string());
     option("--drain-delay-ms", "0".to_owned());

@@ -7,7 +7,10 @@ use pilotlight_manifests::{
 use serde_json::{Map, Value, json};
 
 use super::{Settings, pod::merge};
-use crate::kubernetes::runtimes::{NoRuntime, Runtime, reason};
+use crate::{
+    flags,
+    kubernetes::runtimes::{NoRuntime, Runtime, reason},
+};
 
 /// Resource names of GPUs end in this.
 const GPU_SUFFIX: &str = "/gpu";
@@ -119,28 +122,14 @@ fn arguments(service: &Service, settings: &Settings) -> Result<Vec<String>, NoRu
         "--model".to_owned(),
         format!("{}={model}", service.name),
     ];
-    let mut option = |name: &str, variable: Option<&str>, value: String| {
-        if variable.is_none_or(|variable| !service.env.contains_key(variable)) {
-            arguments.extend([name.to_owned(), value]);
-        }
-    };
-    let batching = &service.batching;
-    option("--http-address", None, format!("0.0.0.0:{DATA_PORT}"));
-    option(
-        "--max-batch-size",
-        Some("MAX_BATCH_SIZE"),
-        batching.max_batch_size.to_string(),
-    );
-    option(
-        "--max-latency-ms",
-        Some("MAX_WAIT_MS"),
-        batching.max_latency.as_millis().to_string(),
-    );
-    option("--queue-size", None, batching.queue_size.to_string());
-    option("--ready-queue-limit", None, batching.ready_queue_limit.to_string());
-    option("--request-timeout-ms", None, service.timeout.as_millis().to_string());
-    option("--drain-delay-ms", None, settings.drain_delay.as_millis().to_string());
-    option("--drain-timeout-ms", None, service.timeout.as_millis().to_string());
+    let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+    option("--http-address", format!("0.0.0.0:{DATA_PORT}"));
+    for (flag, value) in flags::batching(&service.batching, |variable| service.env.contains_key(variable)) {
+        option(flag, value);
+    }
+    option("--request-timeout-ms", service.timeout.as_millis().to_string());
+    option("--drain-delay-ms", settings.drain_delay.as_millis().to_string());
+    option("--drain-timeout-ms", service.timeout.as_millis().to_string());
     arguments.extend(service.args.iter().cloned());
     Ok(arguments)
 }
