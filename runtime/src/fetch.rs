@@ -50,15 +50,14 @@ impl Remote {
 
     fn fetch(&self, uri: &Uri) -> Result<Fetched, String> {
         let fetch = self.fetcher.fetch(uri, None);
-        let fetched = match Handle::try_current() {
-            Ok(runtime) => runtime.block_on(fetch),
+        let fetched = if let Ok(runtime) = Handle::try_current() {
+            runtime.block_on(fetch)
+        } else {
             // A check has no runtime of its own.
-            Err(_) => {
-                let runtime = Builder::new_current_thread().enable_all().build();
-                runtime
-                    .map_err(|error| format!("can't start the async runtime: {error}"))?
-                    .block_on(fetch)
-            }
+            let runtime = Builder::new_current_thread().enable_all().build();
+            runtime
+                .map_err(|error| format!("can't start the async runtime: {error}"))?
+                .block_on(fetch)
         };
         fetched.map_err(|error| error.to_string())
     }
