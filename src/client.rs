@@ -182,6 +182,7 @@ impl Client {
 
 /// A client without proxies and redirects: admin and model addresses are the user's own.
 pub(crate) fn http(server: &Url) -> Result<reqwest::Client, Error> {
+    pilotlight_storage::install_tls_provider();
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())

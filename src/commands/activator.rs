@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::{Failure, end, keda};
-use crate::{output, up};
+use crate::{data_plane::DataPlane, output, up};
 
 /// Variables give the defaults of their flags; a flag wins over its variable. The API server is found by the pod's service
 /// account, or by KUBECONFIG.
@@ -97,6 +97,9 @@ pub(crate) struct Args {
     #[arg(long, env = "PILOTLIGHT_KEDA")]
     keda: bool,
 
+    #[command(flatten)]
+    data_plane: DataPlane,
+
     /// What is logged to standard error: a level, or directives such as `info,pilotlight_activator=debug`.
     #[arg(long, value_name = "FILTER", env = "PILOTLIGHT_LOG", default_value = "info")]
     log_level: String,
@@ -127,13 +130,16 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 async fn serve(mut args: Args) -> Result<(), Failure> {
+    let _exporting = pilotlight_telemetry::start("pilotlight-activator");
+    let base = args.data_plane.config(proxy_config(&args));
+    let base = base.map_err(|error| Failure::Message(error.to_string()))?;
     let (proxy, routes) = if args.keda {
         if let Some(delay) = keda::shutdown_delay()? {
             args.drain_delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         }
-        (keda::proxy(proxy_config(&args))?, Some(keda::routes()?))
+        (keda::proxy(base)?, Some(keda::routes()?))
     } else {
-        (proxy_config(&args), None)
+        (base, None)
     };
     up::raise_descriptor_limit();
     let signalled = signals()?;

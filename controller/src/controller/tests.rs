@@ -635,3 +635,42 @@ async fn the_status_says_whether_it_is_about_the_newest_document() {
         assert_eq!((status.checked, status.reason), (false, Some(reason::CHECKING)));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn storage_that_only_a_cluster_has_is_a_problem_that_says_so() {
+    let world = World::with(|service| {
+        service.storage = Storage::Claim {
+            claim: "models".to_owned(),
+            path: "iris".to_owned(),
+        };
+    })
+    .await;
+    let status = world.status();
+    assert_eq!(
+        (status.ready, status.reason),
+        (false, Some(reason::STORAGE_UNSUPPORTED))
+    );
+    assert!(
+        status
+            .message
+            .is_some_and(|message| message.contains("needs Kubernetes"))
+    );
+    assert_eq!(world.wake().await.unwrap_err().reason, WakeReason::LoadFailed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_fails_is_a_problem_and_a_path_instead_mends_it() {
+    let config = Config {
+        fetcher: Some(pilotlight_storage::Fetcher::new(pilotlight_storage::Config::default())),
+        ..Config::default()
+    };
+    // Not a URI of a store: refused before anything is asked.
+    let world = World::configured(config, |service| {
+        service.storage = Storage::Remote("hf://owner/model".to_owned());
+    })
+    .await;
+    assert_eq!(world.status().reason, Some(reason::FETCH_FAILED));
+    world.declare(|_| {});
+    world.settle().await;
+    assert!(world.status().ready);
+}
