@@ -18,9 +18,11 @@ cluster: tools cluster-programs ## a one-node Kubernetes with Pilotlight and the
 	e2e/cluster/playground target/debug/pilotlight
 
 test: tools python cluster-programs ## unit, property and end-to-end tests
+	@# One selection of packages throughout: another one would unify other features and build everything again.
 	cargo build --workspace --all-targets
-	cargo test --workspace --exclude pilotlight-e2e --no-fail-fast
-	cargo test --package pilotlight-e2e --no-fail-fast -- --test-threads=1
+	cargo test --workspace --lib --bins --no-fail-fast
+	cargo test --workspace --doc
+	cargo test --workspace --test '*' --no-fail-fast -- --test-threads=1
 
 clients: tools python ## KServe's and Triton's clients, grpcurl and curl against a runtime and a sleeping model (needs Go)
 	e2e/python/kserve.sh

@@ -1,6 +1,8 @@
 //! More clients, unchanged, against a runtime alone and through the activator from a model that sleeps: KServe's, grpcurl, curl.
 //! `make clients` runs these; their tools are large, so the other tests do without them.
 
+#![cfg(feature = "clients")]
+
 use std::{
     net::{SocketAddr, TcpListener},
     process::{Command, Output, Stdio},
