@@ -44,7 +44,7 @@ pub const LABEL_COMPONENT: &str = "component";
 pub const COMPONENT_PREDICTOR: &str = "predictor";
 /// Label: name of the InferenceService.
 pub const LABEL_INFERENCE_SERVICE: &str = "serving.kserve.io/inferenceservice";
-/// Label: the backend within its namespace, [`backend_label`].
+/// Label: the backend within its namespace, [`Workload::label`].
 pub const LABEL_BACKEND: &str = "pilotlight.dev/backend";
 /// Label of pods and annotation of Deployments: hash of the pod template.
 pub const LABEL_REVISION: &str = "pilotlight.dev/revision";
