@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod data_plane;
 mod output;
+mod process;
 mod table;
 mod up;
 

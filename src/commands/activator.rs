@@ -11,12 +11,11 @@ use pilotlight_activator::{
     Config, ReporterId,
     kubernetes::{Cluster, ClusterConfig},
 };
-use tokio::{net::TcpListener, signal::unix};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
-use super::{Failure, end, keda};
-use crate::{data_plane::DataPlane, output, up};
+use super::{Failure, keda, serve_until_end};
+use crate::{data_plane::DataPlane, process::stop_on_signal, up};
 
 /// Variables give the defaults of their flags; a flag wins over its variable. The API server is found by the pod's service
 /// account, or by KUBECONFIG.
@@ -107,26 +106,7 @@ pub(crate) struct Args {
 
 /// Runs until SIGTERM or SIGINT, then drains; a second signal ends it at once.
 pub(crate) fn run(args: Args) -> ExitCode {
-    let filter = match EnvFilter::builder().parse(&args.log_level) {
-        Ok(filter) => filter,
-        Err(error) => {
-            output::complain(format!("error: --log-level {:?}: {error}", args.log_level));
-            return ExitCode::from(2);
-        }
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let served = runtime.map_err(Failure::from).and_then(|runtime| {
-        let result = runtime.block_on(serve(args));
-        // A watch that is just being opened must not hold up the end.
-        runtime.shutdown_background();
-        result
-    });
-    end(served)
+    serve_until_end(&args.log_level.clone(), serve(args))
 }
 
 async fn serve(mut args: Args) -> Result<(), Failure> {
@@ -142,7 +122,7 @@ async fn serve(mut args: Args) -> Result<(), Failure> {
         (base, None)
     };
     up::raise_descriptor_limit();
-    let signalled = signals()?;
+    let signalled = stop_on_signal()?;
     let http = listen(args.http_address, "--http-address").await?;
     let admin = listen(args.admin_address, "--admin-address").await?;
     let client = Client::try_default()
@@ -223,25 +203,4 @@ async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure>
     TcpListener::bind(address)
         .await
         .map_err(|error| Failure::Message(format!("can't listen on {address} ({flag}): {error}")))
-}
-
-/// Cancelled by the first SIGTERM or SIGINT; the second one ends the process.
-fn signals() -> Result<CancellationToken, Failure> {
-    let mut terminate = unix::signal(unix::SignalKind::terminate())?;
-    let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
-    let token = CancellationToken::new();
-    let signalled = token.clone();
-    tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        next().await;
-        signalled.cancel();
-        next().await;
-        std::process::exit(130);
-    });
-    Ok(token)
 }

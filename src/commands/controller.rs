@@ -7,12 +7,9 @@ use pilotlight_controller::{
     keda::cluster::Keda,
     kubernetes::{ClusterConfig, ClusterController},
 };
-use tokio::signal::unix;
-use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
-use super::{Failure, end, keda};
-use crate::output;
+use super::{Failure, keda, serve_until_end};
+use crate::process::stop_on_signal;
 
 /// Variables give the defaults of their flags; a flag wins over its variable. The API server is found by the pod's service
 /// account, or by KUBECONFIG.
@@ -116,30 +113,11 @@ pub(crate) struct Args {
 
 /// Runs until SIGTERM or SIGINT; a second signal ends it at once.
 pub(crate) fn run(args: Args) -> ExitCode {
-    let filter = match EnvFilter::builder().parse(&args.log_level) {
-        Ok(filter) => filter,
-        Err(error) => {
-            output::complain(format!("error: --log-level {:?}: {error}", args.log_level));
-            return ExitCode::from(2);
-        }
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let ended = runtime.map_err(Failure::from).and_then(|runtime| {
-        let result = runtime.block_on(serve(args));
-        // A watch that is just being opened must not hold up the end.
-        runtime.shutdown_background();
-        result
-    });
-    end(ended)
+    serve_until_end(&args.log_level.clone(), serve(args))
 }
 
 async fn serve(args: Args) -> Result<(), Failure> {
-    let shutdown = signals()?;
+    let shutdown = stop_on_signal()?;
     let client = Client::try_default()
         .await
         .map_err(|error| Failure::Message(format!("no way to the Kubernetes API server: {error}")))?;
@@ -184,25 +162,4 @@ fn config(args: Args) -> ClusterConfig {
         unknown_limit: Duration::from_millis(args.unknown_limit_ms),
         ..ClusterConfig::default()
     }
-}
-
-/// Cancelled by the first SIGTERM or SIGINT; the second one ends the process.
-fn signals() -> Result<CancellationToken, Failure> {
-    let mut terminate = unix::signal(unix::SignalKind::terminate())?;
-    let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
-    let token = CancellationToken::new();
-    let signalled = token.clone();
-    tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        next().await;
-        signalled.cancel();
-        next().await;
-        std::process::exit(130);
-    });
-    Ok(token)
 }

@@ -13,6 +13,8 @@ pub(crate) mod settle;
 
 use std::{future::Future, process::ExitCode};
 
+use tracing_subscriber::EnvFilter;
+
 use crate::{
     cli::{Cli, Command, CrdsArgs},
     client::Error,
@@ -75,6 +77,29 @@ fn client(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     end(runtime
         .map_err(Failure::from)
         .and_then(|runtime| runtime.block_on(command)))
+}
+
+/// Runs a part of the cluster home by itself, with its log on standard error.
+fn serve_until_end(log_level: &str, serve: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    let filter = match EnvFilter::builder().parse(log_level) {
+        Ok(filter) => filter,
+        Err(error) => {
+            output::complain(format!("error: --log-level {log_level:?}: {error}"));
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    end(runtime.map_err(Failure::from).and_then(|runtime| {
+        let result = runtime.block_on(serve);
+        // A watch that is just being opened must not hold up the end.
+        runtime.shutdown_background();
+        result
+    }))
 }
 
 fn end(outcome: Result<(), Failure>) -> ExitCode {

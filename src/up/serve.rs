@@ -8,11 +8,11 @@ use pilotlight_controller::{
 };
 use pilotlight_storage::Fetcher;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::{net::TcpListener, signal::unix, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{Args, console};
-use crate::data_plane;
+use crate::{data_plane, process::stop_on_signal};
 
 /// Why `up` can't start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,10 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     let (http, http_address) = listen(args.http_address, "--http-address").await?;
     let (admin, admin_address) = listen(args.admin_address, "--admin-address").await?;
 
-    let signals = stop_on_signal()?;
+    let signals = stop_on_signal().map_err(|source| Error::Setup {
+        what: "listening for signals",
+        source,
+    })?;
     let (wake_handle, wakes) = wake::channel();
     let activator = Activator::new(
         args.data_plane.config(pilotlight_activator::Config::default())?,
@@ -190,29 +193,4 @@ async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener,
     let listener = TcpListener::bind(address).await.map_err(error)?;
     let bound = listener.local_addr().map_err(error)?;
     Ok((listener, bound))
-}
-
-/// The first SIGINT or SIGTERM cancels the token; the second one ends the process, whose runtimes end with it.
-fn stop_on_signal() -> Result<CancellationToken, Error> {
-    let setup = |source| Error::Setup {
-        what: "listening for signals",
-        source,
-    };
-    let mut interrupt = unix::signal(unix::SignalKind::interrupt()).map_err(setup)?;
-    let mut terminate = unix::signal(unix::SignalKind::terminate()).map_err(setup)?;
-    let token = CancellationToken::new();
-    let signalled = token.clone();
-    tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        };
-        next().await;
-        signalled.cancel();
-        next().await;
-        std::process::exit(130);
-    });
-    Ok(token)
 }
