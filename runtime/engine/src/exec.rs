@@ -26,19 +26,12 @@ use crate::{Item, ItemModel, Model, RunError, Signature, Tensor, host};
 /// Up to this many elements in all, work on the host takes less time than calling a backend does.
 const SMALL: usize = 1024;
 
-/// Bytes of prepared weights, and elements of an input, from which on a run is worth a place in the thread pool. Smaller
-/// ones stay on the caller's thread: handing them over takes longer than they do.
-const WIDE_WEIGHTS: usize = 1 << 19;
-const WIDE_INPUT: usize = 1 << 15;
-
 /// A plan bound to a device.
 pub(crate) struct Executor<B: Accelerate> {
     plan: Plan,
     constants: Vec<Option<Constant<B>>>,
     /// For each step what the backend made of its constants.
     prepared: Vec<Option<Prepared<B::Weights>>>,
-    /// Whether every run goes to the thread pool.
-    wide: bool,
     /// For each step the graphs that it runs.
     bodies: Vec<Vec<Executor<B>>>,
     device: Device<B>,
@@ -114,7 +107,6 @@ impl<B: Accelerate> Executor<B> {
         Ok(Self {
             plan,
             constants,
-            wide: prepared.iter().flatten().map(|p| p.bytes).sum::<usize>() >= WIDE_WEIGHTS,
             prepared,
             bodies,
             device,
@@ -424,8 +416,6 @@ impl<B: Accelerate> Executor<B> {
         read: impl Fn(Value<B>) -> OpResult<T> + Send,
     ) -> Result<Vec<T>, RunError> {
         let at = AtomicUsize::new(usize::MAX);
-        let elements = |v: &Value<B>| v.shape().iter().product::<usize>();
-        let wide = self.wide || inputs.iter().any(|v| elements(v) >= WIDE_INPUT);
         let work = || {
             let iterations = Cell::new(0);
             let run = Run {
@@ -437,11 +427,8 @@ impl<B: Accelerate> Executor<B> {
             let outputs = self.execute(inputs, &run)?;
             outputs.into_iter().map(read).collect::<OpResult<Vec<_>>>()
         };
-        // The executor is only read while it runs; a constant's cell is either set or not. Within the pool a task is handed
-        // over in less time than from outside.
-        let result = catch_unwind(AssertUnwindSafe(
-            || if wide { rayon::scope(|_| work()) } else { work() },
-        ));
+        // The executor is only read while it runs; a constant's cell is either set or not.
+        let result = catch_unwind(AssertUnwindSafe(work));
         let reason = match result {
             Ok(Ok(outputs)) => return Ok(outputs),
             Ok(Err(fault)) => fault.0,

@@ -5,6 +5,8 @@
 
 use std::cell::Cell;
 
+use bytes::Bytes;
+
 use crate::decode;
 use crate::fault::{OpResult, bail, ensure};
 use crate::files::Files;
@@ -159,6 +161,26 @@ impl<'a> Spec<'a> {
             "attribute {name:?} is no list of integers"
         );
         Ok(Some(a.ints.clone()))
+    }
+
+    /// As `ints`, in the model's own memory; empty where it is not given.
+    pub(crate) fn long_ints(&self, name: &str) -> OpResult<&'a [i64]> {
+        let Some(a) = self.find(name) else { return Ok(&[]) };
+        ensure!(
+            a.r#type.is_none_or(|t| t == 7 || t == 0),
+            "attribute {name:?} is no list of integers"
+        );
+        Ok(&a.ints)
+    }
+
+    /// As `strings`, in the model's own memory and not known to be UTF-8; empty where it is not given.
+    pub(crate) fn long_strings(&self, name: &str) -> OpResult<&'a [Bytes]> {
+        let Some(a) = self.find(name) else { return Ok(&[]) };
+        ensure!(
+            a.r#type.is_none_or(|t| t == 8 || t == 0),
+            "attribute {name:?} is no list of strings"
+        );
+        Ok(&a.strings)
     }
 
     pub(crate) fn floats(&self, name: &str) -> OpResult<Option<Vec<f32>>> {

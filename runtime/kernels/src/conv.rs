@@ -1,16 +1,18 @@
 //! A convolution: its geometry, its weights in the kernels' layout, and how its work is cut into tasks.
 
-use rayon::prelude::*;
+use crate::crew;
+use crate::depthwise::{self, Plane};
+use crate::gemm::{self, Block};
+use crate::planes::{Planes, Vector};
+use crate::shared::Shared;
+use crate::simd::{Last, Level};
+use crate::tasks;
 
-use crate::depthwise;
-use crate::gemm::{self, Block, Segment, Source};
-use crate::simd::Level;
+/// What copying a number costs in multiply-adds.
+const COPY: usize = 8;
 
-/// Multiply-adds below which waking other threads takes longer than the work.
-const SERIAL: usize = 1_500_000;
-
-/// The same for numbers that are only copied.
-const SERIAL_COPY: usize = 200_000;
+/// Pairs of vectors times taps that a block's windows have.
+const BLOCK: usize = 4096;
 
 /// Where a convolution's windows lie, for inputs of one size. Rows first, then columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ impl Geometry {
         [0, 1].map(|d| self.begin[d] + self.input[d] + self.end[d])
     }
 
-    fn is_padded(&self) -> bool {
+    pub(crate) fn is_padded(&self) -> bool {
         self.begin != [0, 0] || self.end != [0, 0]
     }
 
@@ -76,9 +78,12 @@ fn by_plane(depth: usize, filters_per_group: usize) -> bool {
 struct Job<'a> {
     conv: &'a Conv,
     geometry: Geometry,
+    planes: Planes,
+    vectors: Vec<Vector>,
+    by_plane: bool,
     bias: Option<&'a [f32]>,
-    clamp: Option<(f32, f32)>,
-    accumulate: bool,
+    /// The bias is each filter's own.
+    finish: Last,
 }
 
 impl Conv {
@@ -123,7 +128,7 @@ impl Conv {
         self.kernel
     }
 
-    /// Convolves images `x` (batch, channels, rows, columns) into `out`, on the current rayon pool.
+    /// Convolves images `x` (batch, channels, rows, columns) into `out`, on the crew's threads.
     ///
     /// With `accumulate`, the result is added to what is in `out`; else that is overwritten. Then every channel's bias is
     /// added, and the sum kept within `clamp`; NaN stays NaN.
@@ -153,35 +158,47 @@ impl Conv {
             let last = (geometry.output[d] - 1) * geometry.stride[d] + window;
             assert!(last < padded, "a window reaches behind the padded input");
         }
+        let geometry = geometry.flattened(self.kernel);
+        let lanes = self.level.columns() / 2;
+        let by_plane = by_plane(self.depth, self.filters / self.groups);
+        // Worth it where the copy is read often.
+        let copies = self.depth >= 32 && self.filters / self.groups >= 48;
+        let mut planes = Planes::new(&geometry, self.kernel, lanes, copies);
+        planes.in_place &= !by_plane;
         let job = Job {
             conv: self,
-            geometry: geometry.flattened(self.kernel),
+            geometry,
+            vectors: planes.vectors(lanes),
+            planes,
+            by_plane,
             bias,
-            clamp,
-            accumulate,
+            finish: Last {
+                bias: 0.0,
+                add: accumulate,
+                clamp: clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY)),
+            },
         };
         let work = result * self.depth * self.kernel[0] * self.kernel[1];
-        let threads = rayon::current_num_threads();
-        let pairs = x.chunks_exact(image).zip(out.chunks_exact_mut(result));
-        if threads == 1 || work * batch < SERIAL {
-            pairs.for_each(|(x, out)| job.image(x, out, 1));
-        } else if batch >= threads {
-            let pairs: Vec<_> = pairs.collect();
-            pairs.into_par_iter().for_each(|(x, out)| job.image(x, out, 1));
-        } else {
-            pairs.for_each(|(x, out)| job.image(x, out, threads));
+        let threads = crew::threads();
+        if threads > 1 && batch < threads && work * batch >= tasks::SERIAL {
+            let pairs = x.chunks_exact(image).zip(out.chunks_exact_mut(result));
+            return pairs.for_each(|(x, out)| job.image(x, out, threads));
         }
+        tasks::chunks(out, result, work.div_ceil(result), |at, out| {
+            let images = x[at / result * image..].chunks_exact(image);
+            images.zip(out.chunks_exact_mut(result)).for_each(|(x, out)| job.image(x, out, 1));
+        });
     }
 }
 
 impl Job<'_> {
     fn image(&self, x: &[f32], out: &mut [f32], threads: usize) {
-        if by_plane(self.conv.depth, self.conv.filters / self.conv.groups) {
+        if self.by_plane {
             return self.depthwise(x, out, threads);
         }
-        let padded = self.geometry.is_padded().then(|| self.pad(x, threads));
-        self.product(padded.as_deref().unwrap_or(x), out, threads);
-        if let Some(buffer) = padded {
+        let copied = (!self.planes.in_place).then(|| self.lay_out(x, threads));
+        self.product(copied.as_deref().unwrap_or(x), out, threads);
+        if let Some(buffer) = copied {
             gemm::give_back(buffer);
         }
     }
@@ -191,181 +208,121 @@ impl Job<'_> {
         let taps = conv.kernel[0] * conv.kernel[1];
         let (plane, pixels) = (self.geometry.input[0] * self.geometry.input[1], self.geometry.pixels());
         let per_group = conv.filters / conv.groups;
-        let filter = |(m, out): (usize, &mut [f32])| {
+        let filter = |m: usize, out: &mut [f32]| {
             let channel = m / per_group;
-            depthwise::plane(
-                conv.level,
-                &depthwise::Plane {
-                    x: &x[channel * plane..(channel + 1) * plane],
-                    weights: &conv.weights[m * taps..(m + 1) * taps],
-                    kernel: conv.kernel,
-                    geometry: self.geometry,
+            let one = Plane {
+                x: &x[channel * plane..(channel + 1) * plane],
+                weights: &conv.weights[m * taps..(m + 1) * taps],
+                planes: &self.planes,
+                vectors: &self.vectors,
+                finish: Last {
                     bias: self.bias.map_or(0.0, |b| b[m]),
-                    clamp: self.clamp,
-                    accumulate: self.accumulate,
+                    ..self.finish
                 },
-                out,
-            );
+            };
+            depthwise::plane(conv.level, &one, out);
+        };
+        let some = |at: usize, out: &mut [f32]| {
+            for (k, out) in out.chunks_exact_mut(pixels).enumerate() {
+                filter(at / pixels + k, out);
+            }
         };
         if threads == 1 {
-            out.chunks_exact_mut(pixels).enumerate().for_each(filter);
+            some(0, out);
         } else {
-            out.par_chunks_exact_mut(pixels).enumerate().for_each(filter);
+            // The copy costs about as much as the taps.
+            tasks::chunks(out, pixels, 2 * taps, some);
         }
     }
 
-    /// The image with its zeros around it, so that windows need no bounds.
-    fn pad(&self, x: &[f32], threads: usize) -> Vec<f32> {
-        let [rows, columns] = self.geometry.padded();
-        let mut buffer = gemm::borrow(self.conv.channels() * rows * columns);
+    /// The image's planes as the taps read them.
+    fn lay_out(&self, x: &[f32], threads: usize) -> Vec<f32> {
         let plane = self.geometry.input[0] * self.geometry.input[1];
-        let pad = |(to, from): (&mut [f32], &[f32])| depthwise::pad(from, &self.geometry, to);
-        if threads == 1 || x.len() < SERIAL_COPY {
-            buffer
-                .chunks_exact_mut(rows * columns)
-                .zip(x.chunks_exact(plane))
-                .for_each(pad);
+        let pitch = self.planes.pitch;
+        let mut buffer = gemm::borrow(self.planes.space(self.conv.channels()));
+        let channels = self.conv.channels();
+        let lay = |at: usize, planes: &mut [f32]| {
+            let from = x[at / pitch * plane..].chunks_exact(plane);
+            planes.chunks_exact_mut(pitch).zip(from).for_each(|(to, from)| self.planes.write(from, 0.0, to));
+        };
+        if threads == 1 {
+            lay(0, &mut buffer[..channels * pitch]);
         } else {
-            let pairs = buffer
-                .par_chunks_exact_mut(rows * columns)
-                .zip(x.par_chunks_exact(plane));
-            pairs.with_min_len(8).for_each(pad);
+            tasks::chunks(&mut buffer[..channels * pitch], pitch, COPY, lay);
         }
         buffer
     }
 
-    /// Output = weights · windows, in blocks of pixels and, where those are few, of filters.
+    /// Output = weights · windows, in blocks of windows and, where those are few, of filters.
     fn product(&self, x: &[f32], out: &mut [f32], threads: usize) {
         let conv = self.conv;
-        let (rows, columns) = (conv.level.rows(), conv.level.columns());
-        let pixels = self.geometry.pixels();
+        let rows = conv.level.rows();
         let per_group = conv.filters / conv.groups;
-        let taps = self.taps();
-        let [_, width] = self.geometry.padded();
-        let plane = self.geometry.padded().iter().product::<usize>();
-        let panels = pixels.div_ceil(columns);
-        let cuts = Cuts::new(panels, per_group.div_ceil(rows), conv.groups, threads);
+        let depth = self.planes.window.len() * conv.depth;
+        let cuts = Cuts::new(self.vectors.len().div_ceil(2), per_group.div_ceil(rows), depth, conv.groups, threads);
         let weights = conv.weights.len() / conv.groups;
-        let mut out_rows = out.chunks_exact_mut(pixels);
-        let mut blocks = Vec::with_capacity(conv.groups * cuts.pixels * cuts.filters);
-        for group in 0..conv.groups {
-            for f in 0..cuts.filters {
-                let [first, last] = cuts.filter_panels(f).map(|p| (p * rows).min(per_group));
-                let from = blocks.len();
-                for p in 0..cuts.pixels {
-                    let [begin, end] = cuts.pixel_panels(p).map(|p| (p * columns).min(pixels));
-                    blocks.push(Block {
-                        weights: &conv.weights[group * weights..][first * taps.len()..],
-                        bias: self
-                            .bias
-                            .map(|b| &b[group * per_group + first..group * per_group + last]),
-                        x: &x[group * conv.depth * plane..(group + 1) * conv.depth * plane],
-                        segments: self.segments(begin, end, width, columns),
-                        rows: Vec::with_capacity(last - first),
-                    });
-                }
-                for mut row in out_rows.by_ref().take(last - first) {
-                    for (p, block) in blocks[from..].iter_mut().enumerate() {
-                        let [begin, end] = cuts.pixel_panels(p).map(|p| (p * columns).min(pixels));
-                        let (head, tail) = row.split_at_mut(end - begin);
-                        block.rows.push(head);
-                        row = tail;
-                    }
-                }
-            }
-        }
-        let source = Source {
-            taps: &taps,
-            stride: self.geometry.stride[1],
-            clamp: self.clamp,
-            accumulate: self.accumulate,
+        let out = Shared::new(out);
+        let block = |n: usize| {
+            let (p, n) = (n % cuts.windows, n / cuts.windows);
+            let (f, group) = (n % cuts.filters, n / cuts.filters);
+            let [first, last] = cuts.filter_panels(f).map(|p| (p * rows).min(per_group));
+            let [begin, end] = cuts.window_pairs(p).map(|p| (2 * p).min(self.vectors.len()));
+            let block = Block {
+                weights: &conv.weights[group * weights..][first * depth..],
+                filters: (group * per_group + first, last - first),
+                x: &x[group * conv.depth * self.planes.pitch..],
+                channels: conv.depth,
+                planes: &self.planes,
+                vectors: &self.vectors[begin..end],
+                bias: self.bias,
+                finish: self.finish,
+                pixels: self.geometry.pixels(),
+                out,
+            };
+            gemm::run(conv.level, &block);
         };
+        let blocks = conv.groups * cuts.filters * cuts.windows;
         if threads == 1 {
-            for block in blocks {
-                gemm::run(conv.level, &source, block);
-            }
+            (0..blocks).for_each(block);
         } else {
-            blocks
-                .into_par_iter()
-                .with_max_len(1)
-                .for_each(|b| gemm::run(conv.level, &source, b));
+            let cost = self.conv.filters * self.geometry.pixels() * depth;
+            crew::each(blocks, cost, block);
         }
-    }
-
-    /// Where each tap of a filter reads, relative to its window's first element.
-    fn taps(&self) -> Vec<usize> {
-        let [height, width] = self.geometry.padded();
-        let [dr, dc] = self.geometry.dilation;
-        let mut taps = Vec::with_capacity(self.conv.depth * self.conv.kernel[0] * self.conv.kernel[1]);
-        for c in 0..self.conv.depth {
-            for r in 0..self.conv.kernel[0] {
-                for k in 0..self.conv.kernel[1] {
-                    taps.push((c * height + r * dr) * width + k * dc);
-                }
-            }
-        }
-        taps
-    }
-
-    /// Pixels `begin..end` as runs within one row and one panel of `columns`.
-    fn segments(&self, begin: usize, end: usize, width: usize, columns: usize) -> Vec<Segment> {
-        let row = self.geometry.output[1];
-        let [sr, sc] = self.geometry.stride;
-        let mut segments = Vec::new();
-        let mut at = begin;
-        while at < end {
-            let (r, c) = (at / row, at % row);
-            let to = (columns - (at - begin) % columns).min(row - c).min(end - at);
-            segments.push(Segment {
-                to: at - begin,
-                from: r * sr * width + c * sc,
-                len: to,
-            });
-            at += to;
-        }
-        segments
     }
 }
 
-/// Into how many pieces pixels and filters are cut.
+/// Into how many pieces windows and filters are cut.
 struct Cuts {
-    pixel_panels: usize,
-    filter_panels: usize,
-    pixels: usize,
+    pairs: usize,
+    panels: usize,
+    windows: usize,
     filters: usize,
 }
 
 impl Cuts {
-    fn new(pixel_panels: usize, filter_panels: usize, groups: usize, threads: usize) -> Self {
-        // A block's windows are to stay in the second cache. Blocks of few panels read the weights too often, and each
-        // cut through the filters packs the windows once more.
-        let least = pixel_panels.div_ceil(8);
-        let wanted = if threads == 1 {
-            1
-        } else {
-            (4 * threads).div_ceil(groups)
-        };
-        let pixels = least.max((pixel_panels / 3).min(wanted)).max(1);
-        let wanted = if threads == 1 {
-            1
-        } else {
-            (2 * threads).div_ceil(pixels * groups)
-        };
-        let filters = wanted.min(filter_panels / 4).max(1);
+    /// `pairs` of vectors, `panels` of filters of this depth.
+    fn new(pairs: usize, panels: usize, depth: usize, groups: usize, threads: usize) -> Self {
+        // What a block's windows read is to stay in the second cache, and not so few of them that its filters are read too
+        // often.
+        let most = (BLOCK / depth.min(gemm::DEPTH)).max(8);
+        let least = pairs.div_ceil(most);
+        let wanted = |pieces: usize, by: usize| if threads == 1 { 1 } else { pieces.div_ceil(by) };
+        let windows = least.max((pairs / 3).min(wanted(4 * threads, groups))).max(1);
+        let filters = wanted(2 * threads, windows * groups).min(panels / 2).max(1);
         Self {
-            pixel_panels,
-            filter_panels,
-            pixels,
+            pairs,
+            panels,
+            windows,
             filters,
         }
     }
 
-    fn pixel_panels(&self, piece: usize) -> [usize; 2] {
-        [piece, piece + 1].map(|p| p * self.pixel_panels / self.pixels)
+    fn window_pairs(&self, piece: usize) -> [usize; 2] {
+        [piece, piece + 1].map(|p| p * self.pairs / self.windows)
     }
 
     fn filter_panels(&self, piece: usize) -> [usize; 2] {
-        [piece, piece + 1].map(|p| p * self.filter_panels / self.filters)
+        [piece, piece + 1].map(|p| p * self.panels / self.filters)
     }
 }
 

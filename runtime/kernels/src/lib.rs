@@ -4,11 +4,13 @@
 //!
 //! A crate of its own, because it is the only one with `unsafe` code: loads and stores of vector kernels, calls into code
 //! compiled for instructions that were found at run time (`simd`), slices that several tasks write in parts (`shared`),
-//! and the mapping of a file (`mapping`).
-//! Everything runs on the current rayon pool, and on the caller's thread alone where there is too little work to share.
+//! the mapping of a file (`mapping`), and a caller's work on other threads (`crew`).
+//! Everything runs on the caller's thread, with the help of as many others as the process's rayon pool has where there is
+//! enough work to share (`crew`).
 
 mod attention;
 mod conv;
+mod crew;
 mod depthwise;
 mod elementwise;
 mod finish;
@@ -18,6 +20,7 @@ mod math;
 mod matmul;
 mod norm;
 mod permute;
+mod planes;
 mod pool;
 mod reduce;
 mod shared;
@@ -35,3 +38,4 @@ pub use norm::{layer_norm, softmax};
 pub use permute::permute;
 pub use pool::{Kind as PoolKind, Pool};
 pub use reduce::{Fold, fold};
+pub use tasks::ranges;

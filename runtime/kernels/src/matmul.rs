@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::crew;
 use crate::finish::Function;
 use crate::gemm::{borrow, give_back};
 use crate::shared::Shared;
@@ -77,7 +78,7 @@ impl Matrix {
         size_of_val(self.panels.as_slice())
     }
 
-    /// `out = function(x · self + bias + residual)`, for any number of rows, on the current rayon pool.
+    /// `out = function(x · self + bias + residual)`, for any number of rows, on the crew's threads.
     ///
     /// # Panics
     /// Where a length does not fit.
@@ -116,7 +117,7 @@ impl Matrix {
                 },
             );
         };
-        let threads = rayon::current_num_threads();
+        let threads = crew::threads();
         let work = rows * self.depth * self.columns;
         if threads == 1 || work < tasks::SERIAL {
             return product(0..rows, 0..panels);
@@ -127,14 +128,11 @@ impl Matrix {
         let by_rows = pieces.div_ceil(by_panels).min(rows.div_ceil(self.level.rows())).max(1);
         let unit = self.level.rows();
         let blocks = rows.div_ceil(unit);
-        (0..by_rows * by_panels)
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|piece| {
-                let (r, p) = (piece % by_rows, piece / by_rows);
-                let rows = (r * blocks / by_rows * unit).min(rows)..((r + 1) * blocks / by_rows * unit).min(rows);
-                product(rows, p * panels / by_panels..(p + 1) * panels / by_panels);
-            });
+        crew::each(by_rows * by_panels, work, |piece| {
+            let (r, p) = (piece % by_rows, piece / by_rows);
+            let rows = (r * blocks / by_rows * unit).min(rows)..((r + 1) * blocks / by_rows * unit).min(rows);
+            product(rows, p * panels / by_panels..(p + 1) * panels / by_panels);
+        });
     }
 }
 
@@ -253,7 +251,7 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Computes all products, on the current rayon pool.
+    /// Computes all products, on the crew's threads.
     ///
     /// # Panics
     /// Where a length does not fit.
@@ -281,7 +279,7 @@ impl Batch<'_> {
         } else {
             Function::Affine(self.alpha, 0.0)
         };
-        let threads = rayon::current_num_threads();
+        let threads = crew::threads();
         let width = level.columns();
         let panels = n.div_ceil(width);
         // Enough pieces for all threads, from the products themselves and, where those are few, from their columns.

@@ -1,12 +1,13 @@
 //! Copies a tensor with its dimensions in another order.
 
-use rayon::prelude::*;
+use crate::shared::Shared;
+use crate::tasks;
 
 /// Side of the squares that are turned at a time, so that both sides stay in the first cache.
 const SIDE: usize = 16;
 
-/// Elements below which one thread does it.
-const SERIAL: usize = 1 << 15;
+/// What moving an element costs in multiply-adds.
+const COST: usize = 16;
 
 /// `out` is `x` with dimension `d` of the result being dimension `perm[d]` of `dims`.
 ///
@@ -116,15 +117,13 @@ fn blocks<T: Send>(out: &mut [T], lead: &[usize], steps: &[usize], len: usize, f
             advance(&mut index, lead);
         }
     };
-    let threads = rayon::current_num_threads();
     let count = out.len() / len;
-    if threads == 1 || out.len() < SERIAL || count < 2 {
-        return run(0, out);
-    }
-    let size = count.div_ceil(4 * threads);
-    out.par_chunks_mut(size * len)
-        .enumerate()
-        .for_each(|(p, out)| run(p * size, out));
+    let total = out.len() * COST;
+    let all = Shared::new(out);
+    tasks::ranges(count, total / count.max(1), |range| {
+        // SAFETY: no two ranges have a block in common.
+        run(range.start, unsafe { all.part(range.start * len, range.len() * len) });
+    });
 }
 
 fn advance(index: &mut [usize], dims: &[usize]) {

@@ -1,7 +1,9 @@
 //! Pools over windows of two dimensions.
 
 use crate::conv::Geometry;
-use crate::simd::{Isa, Level, Work, dispatch};
+use crate::gemm::{borrow, give_back};
+use crate::planes::{Planes, Vector};
+use crate::simd::{Isa, Last, Level, Work, dispatch};
 use crate::tasks;
 
 /// What a pool makes of a window.
@@ -41,41 +43,96 @@ impl Pool {
             return;
         }
         let level = Level::detect();
-        tasks::chunks(out, pixels, self.kernel[0] * self.kernel[1], |at, out| {
+        let (planes, vectors) = self.laid_out(level.columns() / 2);
+        // The costs of a copy and of the taps.
+        tasks::chunks(out, pixels, 2 * self.kernel[0] * self.kernel[1], |at, out| {
             let first = at / pixels;
             let x = &x[first * plane..(first + out.len() / pixels) * plane];
-            dispatch(level, Planes { pool: self, x, out });
+            match self.kind {
+                Kind::Max => dispatch(level, Maxima { planes: &planes, vectors: &vectors, x, plane, pixels, out }),
+                Kind::Average { count_pad } => dispatch(level, Means { pool: self, count_pad, x, out }),
+            }
         });
+    }
+
+    /// How the planes lie for the taps, with everything that windows reach behind the input.
+    fn laid_out(&self, lanes: usize) -> (Planes, Vec<Vector>) {
+        let mut g = self.geometry;
+        for d in 0..2 {
+            let reach = (g.output[d] - 1) * g.stride[d] + (self.kernel[d] - 1) * g.dilation[d] + 1;
+            g.end[d] = g.end[d].max(reach.saturating_sub(g.begin[d] + g.input[d]));
+        }
+        let mut planes = Planes::new(&g, self.kernel, lanes, false);
+        planes.in_place = false;
+        let vectors = planes.vectors(lanes);
+        (planes, vectors)
     }
 }
 
-struct Planes<'a> {
+/// Numbers whose maxima are found at a time, in registers.
+const LANES: usize = 32;
+
+struct Maxima<'a> {
+    planes: &'a Planes,
+    vectors: &'a [Vector],
+    x: &'a [f32],
+    plane: usize,
+    pixels: usize,
+    out: &'a mut [f32],
+}
+
+impl Work for Maxima<'_> {
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let planes = self.planes;
+        let mut buffer = borrow(planes.space(1));
+        for (x, out) in self.x.chunks_exact(self.plane).zip(self.out.chunks_exact_mut(self.pixels)) {
+            planes.write(x, f32::NEG_INFINITY, &mut buffer);
+            let mut rest = self.vectors;
+            while let Some(first) = rest.first() {
+                // Vectors without a window are left out of the list, so only neighbours go together.
+                let near = rest.iter().take(LANES / I::LANES).enumerate();
+                let n = near.take_while(|(k, v)| v.from == first.from + k * I::LANES).count();
+                let mut top = [f32::NEG_INFINITY; LANES];
+                for &tap in &planes.window {
+                    let x = &buffer[first.from + tap..][..LANES];
+                    for (top, &x) in top.iter_mut().zip(x) {
+                        *top = if x > *top || x.is_nan() { x } else { *top };
+                    }
+                }
+                let (group, others) = rest.split_at(n);
+                rest = others;
+                for (v, top) in group.iter().zip(top.chunks_exact(I::LANES)) {
+                    // SAFETY: the caller of `run` vouches for the instructions of `I`.
+                    unsafe { I::put(top, v.keep, Last::NOTHING, &mut out[v.to..]) };
+                }
+            }
+        }
+        give_back(buffer);
+    }
+}
+
+struct Means<'a> {
     pool: &'a Pool,
+    count_pad: bool,
     x: &'a [f32],
     out: &'a mut [f32],
 }
 
-impl Work for Planes<'_> {
+impl Work for Means<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { pool, x, out } = self;
+        let Self { pool, count_pad, x, out } = self;
         let g = &pool.geometry;
         let plane = g.input[0] * g.input[1];
+        let columns: Vec<f32> = (0..g.output[1]).map(|c| pool.count(1, c, count_pad) as f32).collect();
         for (x, out) in x.chunks_exact(plane).zip(out.chunks_exact_mut(g.pixels())) {
             for (r, row) in out.chunks_exact_mut(g.output[1]).enumerate() {
-                match pool.kind {
-                    Kind::Max => {
-                        row.fill(f32::NEG_INFINITY);
-                        pool.taps(x, r, row, |y, x| if x > y || x.is_nan() { x } else { y });
-                    }
-                    Kind::Average { count_pad } => {
-                        row.fill(0.0);
-                        pool.taps(x, r, row, |y, x| y + x);
-                        let rows = pool.count(0, r, count_pad);
-                        for (c, y) in row.iter_mut().enumerate() {
-                            *y /= (rows * pool.count(1, c, count_pad)).max(1) as f32;
-                        }
-                    }
+                row.fill(0.0);
+                pool.taps(x, r, row, |y, x| y + x);
+                let rows = pool.count(0, r, count_pad) as f32;
+                for (y, columns) in row.iter_mut().zip(&columns) {
+                    *y /= (rows * columns).max(1.0);
                 }
             }
         }

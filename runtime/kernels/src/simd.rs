@@ -1,4 +1,7 @@
-//! What differs between instruction sets: the innermost loop of a matrix product, and how code gets compiled for it.
+//! What differs between instruction sets: the innermost loops of matrix products and convolutions, and how code gets
+//! compiled for them.
+
+use crate::finish::within;
 
 /// The largest tile of any kernel.
 pub(crate) const MAX_TILE: usize = 12 * 32;
@@ -16,17 +19,89 @@ pub(crate) trait Isa {
     /// Whether `a * b + c` in one rounding is one instruction.
     const FMA: bool;
 
-    /// The product of a panel of `MR` rows and one of `NR` columns, both `k` deep with `k` outermost.
-    ///
-    /// # Safety
-    /// The CPU has the instructions (`Level::detect`).
-    unsafe fn product(a: &[f32], b: &[f32], tile: &mut Tile);
+    /// Numbers in a vector; a tile's row has two.
+    const LANES: usize = Self::NR / 2;
 
     /// The product of `R` rows that lie anywhere and `NR` columns.
     ///
     /// # Safety
     /// The CPU has the instructions, and every element that `p` names lies within memory that may be read.
     unsafe fn strided<const R: usize>(p: Strided, tile: &mut Tile);
+
+    /// The sums of `R` filters at `C` vectors of windows, `C` being 1 or 2; row `r` begins at `r * NR` in either case.
+    ///
+    /// # Safety
+    /// The CPU has the instructions, and every element that `p` names lies within memory that may be read.
+    unsafe fn windows<const R: usize, const C: usize>(p: Windows<'_>, tile: &mut Tile);
+
+    /// One filter of one channel at `U` vectors of windows that follow each other: each tap's place and weight.
+    ///
+    /// # Safety
+    /// The CPU has the instructions, and from every tap on `U` vectors behind `x` may be read.
+    unsafe fn plane<const U: usize>(x: *const f32, taps: &[(usize, f32)], tile: &mut Tile);
+
+    /// Writes the numbers of one vector that `keep` has bits for side by side into `out`, finished.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn put(sums: &[f32], keep: u32, finish: Last, out: &mut [f32]);
+}
+
+/// Where the operands of windows' sums lie. Element `(r, k)` of the filters is at `a + k * step + r`; the neighbours for
+/// tap `t` of channel `c` begin at `x + c * pitch + window[t]`, and `k` counts the taps of all channels.
+#[derive(Clone, Copy)]
+pub(crate) struct Windows<'a> {
+    pub(crate) a: *const f32,
+    pub(crate) step: usize,
+    pub(crate) x: [*const f32; 2],
+    pub(crate) window: &'a [usize],
+    pub(crate) channels: usize,
+    pub(crate) pitch: usize,
+}
+
+/// What is done to a convolution's sums when they are written.
+#[derive(Clone, Copy)]
+pub(crate) struct Last {
+    /// Added to every one.
+    pub(crate) bias: f32,
+    /// Whether what is there already is added.
+    pub(crate) add: bool,
+    /// Bounds; NaN stays NaN.
+    pub(crate) clamp: (f32, f32),
+}
+
+impl Last {
+    /// The sums as they are.
+    pub(crate) const NOTHING: Self = Self {
+        bias: 0.0,
+        add: false,
+        clamp: (f32::NEG_INFINITY, f32::INFINITY),
+    };
+
+    #[inline(always)]
+    fn of(self, sum: f32, there: f32) -> f32 {
+        let y = sum + self.bias;
+        within(if self.add { y + there } else { y }, self.clamp)
+    }
+
+    /// `Isa::put` in plain code.
+    #[inline(always)]
+    fn put(self, sums: &[f32], keep: u32, out: &mut [f32]) {
+        let n = keep.count_ones() as usize;
+        let out = &mut out[..n];
+        if n == sums.len() {
+            for (y, &s) in out.iter_mut().zip(sums) {
+                *y = self.of(s, *y);
+            }
+            return;
+        }
+        let mut left = keep;
+        for y in out {
+            let s = sums[left.trailing_zeros() as usize];
+            *y = self.of(s, *y);
+            left &= left - 1;
+        }
+    }
 }
 
 /// Where the operands of a strided product lie. Element `(r, k)` of the rows is at `a + r * row + k * step`, the columns'
@@ -85,6 +160,52 @@ pub(crate) unsafe fn product<I: Isa>(
                 // SAFETY: the caller vouches for the instructions, the assertions for the memory.
                 $($n => unsafe { I::strided::<$n>(p, tile) },)*
                 _ => unreachable!("a tile has at most 12 rows"),
+            }
+        };
+    }
+    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
+}
+
+/// The sums of 1 to `MR` filters at one or two vectors of windows, which begin at `from` in `x`, once everything that is
+/// read is known to be there. `reach` is the largest place in `window`.
+///
+/// # Safety
+/// The CPU has the instructions of `I`.
+#[inline(always)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "two operands with their strides; a struct of them would be made at one place"
+)]
+pub(crate) unsafe fn windows<I: Isa>(
+    rows: usize,
+    a: &[f32],
+    x: &[f32],
+    from: [usize; 2],
+    vectors: usize,
+    (window, reach): (&[usize], usize),
+    (channels, pitch): (usize, usize),
+    tile: &mut Tile,
+) {
+    let depth = window.len() * channels;
+    assert!(depth > 0 && depth * I::MR <= a.len(), "filters reach behind their slice");
+    let far = from[0].max(from[1]) + (channels - 1) * pitch + reach + I::LANES;
+    assert!(far <= x.len(), "windows reach behind the image");
+    let p = Windows {
+        a: a.as_ptr(),
+        step: I::MR,
+        x: from.map(|from| x[from..].as_ptr()),
+        window,
+        channels,
+        pitch,
+    };
+    macro_rules! by_rows {
+        ($($n:literal)*) => {
+            match (rows, vectors) {
+                // SAFETY: the caller vouches for the instructions, the assertions for the memory.
+                $(($n, 1) => unsafe { I::windows::<$n, 1>(p, tile) },
+                // SAFETY: as above.
+                ($n, _) => unsafe { I::windows::<$n, 2>(p, tile) },)*
+                _ => unreachable!("a tile has 1 to 12 rows"),
             }
         };
     }
@@ -188,26 +309,6 @@ impl Isa for Portable {
     const FMA: bool = cfg!(target_arch = "aarch64");
 
     #[inline(always)]
-    unsafe fn product(a: &[f32], b: &[f32], tile: &mut Tile) {
-        let mut sums = [[0.0f32; Self::NR]; Self::MR];
-        for (a, b) in a
-            .as_chunks::<{ Self::MR }>()
-            .0
-            .iter()
-            .zip(b.as_chunks::<{ Self::NR }>().0)
-        {
-            for (sums, &a) in sums.iter_mut().zip(a) {
-                for (sum, &b) in sums.iter_mut().zip(b) {
-                    *sum = if Self::FMA { a.mul_add(b, *sum) } else { a * b + *sum };
-                }
-            }
-        }
-        for (row, sums) in tile.chunks_exact_mut(Self::NR).zip(&sums) {
-            row.copy_from_slice(sums);
-        }
-    }
-
-    #[inline(always)]
     unsafe fn strided<const R: usize>(p: Strided, tile: &mut Tile) {
         let mut sums = [[0.0f32; Self::NR]; R];
         for k in 0..p.depth {
@@ -225,6 +326,49 @@ impl Isa for Portable {
             row.copy_from_slice(sums);
         }
     }
+
+    #[inline(always)]
+    unsafe fn windows<const R: usize, const C: usize>(p: Windows<'_>, tile: &mut Tile) {
+        let mut sums = [[[0.0f32; Self::LANES]; C]; R];
+        let mut k = 0;
+        for channel in 0..p.channels {
+            for &tap in p.window {
+                for c in 0..C {
+                    // SAFETY: the caller vouches for all elements; the array needs no more alignment than its floats.
+                    let x = unsafe { &*p.x[c].add(channel * p.pitch + tap).cast::<[f32; Self::LANES]>() };
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        // SAFETY: as above.
+                        let a = unsafe { *p.a.add(k * p.step + r) };
+                        for (sum, &x) in sums[c].iter_mut().zip(x) {
+                            *sum = if Self::FMA { a.mul_add(x, *sum) } else { a * x + *sum };
+                        }
+                    }
+                }
+                k += 1;
+            }
+        }
+        for (row, sums) in tile.chunks_exact_mut(Self::NR).zip(&sums) {
+            row[..C * Self::LANES].copy_from_slice(sums.as_flattened());
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn plane<const U: usize>(x: *const f32, taps: &[(usize, f32)], tile: &mut Tile) {
+        let mut sums = [[0.0f32; Self::LANES]; U];
+        for &(tap, w) in taps {
+            // SAFETY: the caller vouches for all elements; the array needs no more alignment than its floats.
+            let x = unsafe { &*x.add(tap).cast::<[[f32; Self::LANES]; U]>() };
+            for (sum, &x) in sums.as_flattened_mut().iter_mut().zip(x.as_flattened()) {
+                *sum = if Self::FMA { w.mul_add(x, *sum) } else { w * x + *sum };
+            }
+        }
+        tile[..U * Self::LANES].copy_from_slice(sums.as_flattened());
+    }
+
+    #[inline(always)]
+    unsafe fn put(sums: &[f32], keep: u32, finish: Last, out: &mut [f32]) {
+        finish.put(sums, keep, out);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -234,11 +378,11 @@ pub(crate) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::{
         _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps,
+        _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_compress_ps,
+        _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
-    use super::{Isa, Strided, Tile, Work};
+    use super::{Isa, Last, Strided, Tile, Windows, Work};
 
     /// Steps that the loads of rows are announced ahead.
     const AHEAD: usize = 64;
@@ -264,35 +408,64 @@ mod x86 {
 
     macro_rules! isa {
         ($name:ident, $doc:literal, $rows:literal, $lanes:literal, $features:literal,
-         $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $add:ident) => {
+         $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $add:ident, $put:expr) => {
             #[doc = $doc]
             pub(crate) struct $name;
 
             impl $name {
+                /// # Safety
+                /// Every element that `p` names may be read.
                 #[target_feature(enable = $features)]
-                fn kernel(a: &[f32], b: &[f32], tile: &mut Tile) {
-                    const { assert!($rows * 2 * $lanes <= super::MAX_TILE) };
-                    let mut sums = [[$zero(); 2]; $rows];
-                    let (a, b) = (a.as_chunks::<$rows>().0, b.as_chunks::<{ 2 * $lanes }>().0);
-                    for (a, b) in a.iter().zip(b) {
-                        // The rows come from far away, and the next page of them is not guessed by the CPU. A prefetch
-                        // of any address is harmless.
-                        _mm_prefetch::<_MM_HINT_T0>(a.as_ptr().wrapping_add(AHEAD * $rows).cast());
-                        // SAFETY: `b` is an array of two vectors' length; the loads need no alignment.
-                        let b = unsafe { [$load(b.as_ptr()), $load(b.as_ptr().add($lanes))] };
-                        for (sums, &a) in sums.iter_mut().zip(a) {
-                            let a = $splat(a);
-                            sums[0] = $fma(a, b[0], sums[0]);
-                            sums[1] = $fma(a, b[1], sums[1]);
+                unsafe fn windows_kernel<const R: usize, const C: usize>(p: Windows<'_>, tile: &mut Tile) {
+                    let mut sums = [[$zero(); C]; R];
+                    let mut a = p.a;
+                    let mut x = p.x;
+                    for _ in 0..p.channels {
+                        for &tap in p.window {
+                            // The weights come from far away, and the next page of them is not guessed by the CPU. A
+                            // prefetch of any address is harmless.
+                            _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(AHEAD * p.step).cast());
+                            let mut columns = [$zero(); C];
+                            for c in 0..C {
+                                // SAFETY: the caller vouches for the elements; the loads need no alignment.
+                                columns[c] = unsafe { $load(x[c].add(tap)) };
+                            }
+                            for r in 0..R {
+                                // SAFETY: as above.
+                                let w = $splat(unsafe { *a.add(r) });
+                                for c in 0..C {
+                                    sums[r][c] = $fma(w, columns[c], sums[r][c]);
+                                }
+                            }
+                            a = a.wrapping_add(p.step);
                         }
+                        x = x.map(|x| x.wrapping_add(p.pitch));
                     }
                     let rows = tile.as_chunks_mut::<{ 2 * $lanes }>().0;
                     for (row, sums) in rows.iter_mut().zip(sums) {
-                        // SAFETY: `row` is an array of two vectors' length; the stores need no alignment.
-                        unsafe {
-                            $store(row.as_mut_ptr(), sums[0]);
-                            $store(row.as_mut_ptr().add($lanes), sums[1]);
+                        for c in 0..C {
+                            // SAFETY: `row` is an array of two vectors' length; the stores need no alignment.
+                            unsafe { $store(row.as_mut_ptr().add(c * $lanes), sums[c]) };
                         }
+                    }
+                }
+
+                /// # Safety
+                /// From every tap on `U` vectors behind `x` may be read.
+                #[target_feature(enable = $features)]
+                unsafe fn plane_kernel<const U: usize>(x: *const f32, taps: &[(usize, f32)], tile: &mut Tile) {
+                    let mut sums = [$zero(); U];
+                    for &(tap, w) in taps {
+                        let w = $splat(w);
+                        for u in 0..U {
+                            // SAFETY: the caller vouches for the elements; the loads need no alignment.
+                            sums[u] = $fma(w, unsafe { $load(x.add(tap + u * $lanes)) }, sums[u]);
+                        }
+                    }
+                    let vectors = tile.as_chunks_mut::<$lanes>().0;
+                    for (to, sums) in vectors.iter_mut().zip(sums) {
+                        // SAFETY: `to` is an array of a vector's length; the stores need no alignment.
+                        unsafe { $store(to.as_mut_ptr(), sums) };
                     }
                 }
             }
@@ -353,9 +526,22 @@ mod x86 {
                 const FMA: bool = true;
 
                 #[inline(always)]
-                unsafe fn product(a: &[f32], b: &[f32], tile: &mut Tile) {
-                    // SAFETY: the caller vouches for the instructions.
-                    unsafe { Self::kernel(a, b, tile) }
+                unsafe fn windows<const R: usize, const C: usize>(p: Windows<'_>, tile: &mut Tile) {
+                    const { assert!(R <= 12 && C <= 2 && $rows * 2 * $lanes <= super::MAX_TILE) };
+                    // SAFETY: the caller vouches for the instructions and the elements.
+                    unsafe { Self::windows_kernel::<R, C>(p, tile) }
+                }
+
+                #[inline(always)]
+                unsafe fn plane<const U: usize>(x: *const f32, taps: &[(usize, f32)], tile: &mut Tile) {
+                    const { assert!(U * $lanes <= super::MAX_TILE) };
+                    // SAFETY: the caller vouches for the instructions and the elements.
+                    unsafe { Self::plane_kernel::<U>(x, taps, tile) }
+                }
+
+                #[inline(always)]
+                unsafe fn put(sums: &[f32], keep: u32, finish: Last, out: &mut [f32]) {
+                    $put(sums, keep, finish, out);
                 }
 
                 #[inline(always)]
@@ -385,7 +571,8 @@ mod x86 {
         _mm256_storeu_ps,
         _mm256_set1_ps,
         _mm256_fmadd_ps,
-        _mm256_add_ps
+        _mm256_add_ps,
+        |sums: &[f32], keep, finish: Last, out: &mut [f32]| finish.put(sums, keep, out)
     );
     isa!(
         Avx512,
@@ -398,6 +585,28 @@ mod x86 {
         _mm512_storeu_ps,
         _mm512_set1_ps,
         _mm512_fmadd_ps,
-        _mm512_add_ps
+        _mm512_add_ps,
+        // SAFETY: the caller of `put` vouches for the instructions.
+        |sums: &[f32], keep: u32, finish: Last, out: &mut [f32]| unsafe { put_compressed(sums, keep, finish, out) }
     );
+
+    /// `Last::put` with the kept numbers moved together in a register.
+    #[target_feature(enable = "avx512f")]
+    fn put_compressed(sums: &[f32], keep: u32, finish: Last, out: &mut [f32]) {
+        let n = keep.count_ones();
+        assert!(sums.len() == 16 && n as usize <= out.len() && n <= 16, "a vector's length");
+        let first = ((1u32 << n) - 1) as u16;
+        // SAFETY: there are 16 numbers; the load needs no alignment.
+        let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
+        let mut y = _mm512_add_ps(_mm512_maskz_compress_ps(keep as u16, sums), _mm512_set1_ps(finish.bias));
+        if finish.add {
+            // SAFETY: only the first `n` numbers are read, and `out` has them.
+            y = _mm512_add_ps(y, unsafe { _mm512_maskz_loadu_ps(first, out.as_ptr()) });
+        }
+        // Where one of the two is NaN, the second is taken.
+        y = _mm512_max_ps(_mm512_set1_ps(finish.clamp.0), y);
+        y = _mm512_min_ps(_mm512_set1_ps(finish.clamp.1), y);
+        // SAFETY: only the first `n` numbers are written, and `out` has them.
+        unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), first, y) };
+    }
 }

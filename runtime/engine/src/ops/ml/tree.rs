@@ -225,6 +225,36 @@ mod tests {
     }
 
     #[test]
+    fn nodes_in_any_order_and_number_are_the_same_trees() {
+        // Two stumps, their nodes mixed, numbered with gaps; each leaf's weight is named before the other tree's.
+        let model = |a: &mut Attributes| {
+            a.ints("nodes_treeids", &[7, 3, 7, 3, 3, 7]);
+            a.ints("nodes_nodeids", &[10, 0, 5, 9, 4, 30]);
+            a.ints("nodes_featureids", &[0, 0, 0, 0, 0, 0]);
+            a.floats("nodes_values", &[0.0, 5.0, 1.0, 0.0, 0.0, 0.0]);
+            a.strings("nodes_modes", &["LEAF", "BRANCH_LEQ", "BRANCH_LEQ", "LEAF", "LEAF", "LEAF"]);
+            a.ints("nodes_truenodeids", &[0, 9, 10, 0, 0, 0]);
+            a.ints("nodes_falsenodeids", &[0, 4, 30, 0, 0, 0]);
+            a.ints("target_treeids", &[3, 7, 3, 7]);
+            a.ints("target_nodeids", &[4, 30, 9, 10]);
+            a.ints("target_ids", &[0, 0, 0, 0]);
+            a.floats("target_weights", &[1000.0, 20.0, 100.0, 10.0]);
+        };
+        let x = f32s(&[3, 1], &[0.0, 2.0, 6.0]);
+        let wanted = f32s(&[3, 1], &[110.0, 120.0, 1020.0]);
+        assert_close(&eval("TreeEnsembleRegressor", model, &[x]), &wanted);
+    }
+
+    #[test]
+    fn a_node_that_is_there_twice_is_refused() {
+        let model = |a: &mut Attributes| {
+            stump(a, "target", 0);
+            a.ints("nodes_nodeids", &[0, 1, 1]);
+        };
+        assert!(eval_at(15, "TreeEnsembleRegressor", model, &[f32s(&[1, 1], &[0.0])], 1).is_err());
+    }
+
+    #[test]
     fn a_tree_that_leads_into_itself_is_refused() {
         let model = |a: &mut Attributes| {
             a.ints("nodes_treeids", &[0, 0]);

@@ -1,6 +1,9 @@
 //! The attributes of tree operators, read into flat lists.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
 
 use crate::fault::{OpResult, bail, ensure};
 use crate::spec::Spec;
@@ -83,29 +86,29 @@ pub(crate) fn base_values(spec: &Spec<'_>) -> OpResult<Vec<f64>> {
     Ok(floats(spec, "base_values")?.0)
 }
 
-fn mode(name: &str) -> OpResult<Option<Mode>> {
+fn mode(name: &[u8]) -> OpResult<Option<Mode>> {
     Ok(Some(match name {
-        "BRANCH_LEQ" => Mode::LessOrEqual,
-        "BRANCH_LT" => Mode::Less,
-        "BRANCH_GTE" => Mode::GreaterOrEqual,
-        "BRANCH_GT" => Mode::Greater,
-        "BRANCH_EQ" => Mode::Equal,
-        "BRANCH_NEQ" => Mode::NotEqual,
-        "LEAF" => return Ok(None),
-        other => bail!("node mode {other:?} is not known"),
+        b"BRANCH_LEQ" => Mode::LessOrEqual,
+        b"BRANCH_LT" => Mode::Less,
+        b"BRANCH_GTE" => Mode::GreaterOrEqual,
+        b"BRANCH_GT" => Mode::Greater,
+        b"BRANCH_EQ" => Mode::Equal,
+        b"BRANCH_NEQ" => Mode::NotEqual,
+        b"LEAF" => return Ok(None),
+        other => bail!("node mode {:?} is not known", String::from_utf8_lossy(other)),
     }))
 }
 
 /// The classifier's and regressor's form: nodes named by tree and node number; `kind` is `class` or `target`.
 pub(crate) fn attributes(spec: &Spec<'_>, kind: &str, targets: usize) -> OpResult<Trees> {
-    let list = |name: &str| -> OpResult<Vec<i64>> { Ok(spec.ints(name)?.unwrap_or_default()) };
+    let list = |name: &str| spec.long_ints(name);
     let (tree_ids, node_ids) = (list("nodes_treeids")?, list("nodes_nodeids")?);
     let (features, yes, no) = (
         list("nodes_featureids")?,
         list("nodes_truenodeids")?,
         list("nodes_falsenodeids")?,
     );
-    let modes = spec.strings("nodes_modes")?.unwrap_or_default();
+    let modes = spec.long_strings("nodes_modes")?;
     let (values, double) = floats(spec, "nodes_values")?;
     let missing = list("nodes_missing_value_tracks_true")?;
     // How often each branch was taken in training; nothing reads it.
@@ -127,32 +130,20 @@ pub(crate) fn attributes(spec: &Spec<'_>, kind: &str, targets: usize) -> OpResul
         missing.len()
     );
     ensure!(n > 0, "it has no nodes");
-    let mut index = HashMap::with_capacity(n);
-    let mut roots = Vec::new();
-    for k in 0..n {
-        ensure!(
-            index.insert((tree_ids[k], node_ids[k]), k).is_none(),
-            "node {} of tree {} is there twice",
-            node_ids[k],
-            tree_ids[k]
-        );
-    }
-    let leaves = leaves(spec, kind, targets, &index)?;
+    let index = Index::new(tree_ids, node_ids)?;
+    let (starts, weights) = leaves(spec, kind, targets, &index, modes)?;
     let mut nodes = Vec::with_capacity(n);
-    let mut weights = Vec::new();
     let mut is_child = vec![false; n];
     for k in 0..n {
         let Some(mode) = mode(&modes[k])? else {
-            let start = weights.len();
-            weights.extend_from_slice(leaves.get(&k).map_or(&[][..], Vec::as_slice));
             nodes.push(RawNode::Leaf {
-                start,
-                end: weights.len(),
+                start: starts[k],
+                end: starts[k + 1],
             });
             continue;
         };
-        let child = |id: i64| match index.get(&(tree_ids[k], id)) {
-            Some(&c) => Ok(c),
+        let child = |id: i64| match index.get(tree_ids[k], id) {
+            Some(c) => Ok(c),
             None => bail!(
                 "node {} of tree {} leads to node {id}, which is not there",
                 node_ids[k],
@@ -176,11 +167,10 @@ pub(crate) fn attributes(spec: &Spec<'_>, kind: &str, targets: usize) -> OpResul
         });
     }
     // A tree starts where no branch leads.
-    roots.extend((0..n).filter(|&k| !is_child[k]));
-    let distinct: std::collections::HashSet<_> = roots.iter().map(|&r| tree_ids[r]).collect();
-    let all: std::collections::HashSet<_> = tree_ids.iter().collect();
+    let roots: Vec<usize> = (0..n).filter(|&k| !is_child[k]).collect();
+    let distinct: HashSet<_> = roots.iter().map(|&r| tree_ids[r]).collect();
     ensure!(
-        distinct.len() == roots.len() && all.len() == roots.len(),
+        distinct.len() == roots.len() && index.trees() == roots.len(),
         "a tree has no root, or two"
     );
     Ok(Trees {
@@ -193,14 +183,78 @@ pub(crate) fn attributes(spec: &Spec<'_>, kind: &str, targets: usize) -> OpResul
     })
 }
 
-/// Target and weight for each node that has any.
-fn leaves(
-    spec: &Spec<'_>,
-    kind: &str,
-    targets: usize,
-    index: &HashMap<(i64, i64), usize>,
-) -> OpResult<HashMap<usize, Vec<(u32, f64)>>> {
-    let list = |name: &str| -> OpResult<Vec<i64>> { Ok(spec.ints(&format!("{kind}_{name}"))?.unwrap_or_default()) };
+/// A tree's first node's place, its number, and how many nodes stand there.
+type Run = (usize, i64, usize);
+
+/// Where a node of the file stands in its lists.
+struct Index {
+    /// The nodes of each tree that stand side by side, numbered upwards by one. Exporters write all trees so.
+    runs: HashMap<i64, Run>,
+    /// The tree that was asked for last; most questions are about the same one.
+    last: Cell<(i64, Run)>,
+    /// Every node, where they stand in any other way.
+    others: HashMap<(i64, i64), usize>,
+    trees: usize,
+    nodes: usize,
+}
+
+impl Index {
+    fn new(tree_ids: &[i64], node_ids: &[i64]) -> OpResult<Self> {
+        let mut index = Self {
+            runs: HashMap::new(),
+            last: Cell::new((0, (0, 0, 0))),
+            others: HashMap::new(),
+            trees: 0,
+            nodes: node_ids.len(),
+        };
+        let mut ordered = true;
+        let mut start = 0;
+        for run in tree_ids.chunk_by(|a, b| a == b) {
+            let ids = &node_ids[start..start + run.len()];
+            ordered &= ids.windows(2).all(|w| w[0].checked_add(1) == Some(w[1]));
+            ordered &= index.runs.insert(run[0], (start, ids[0], ids.len())).is_none();
+            start += run.len();
+        }
+        index.trees = index.runs.len();
+        if !ordered {
+            index.runs.clear();
+            for (k, (&tree, &node)) in tree_ids.iter().zip(node_ids).enumerate() {
+                let twice = index.others.insert((tree, node), k).is_some();
+                ensure!(!twice, "node {node} of tree {tree} is there twice");
+            }
+        }
+        Ok(index)
+    }
+
+    fn get(&self, tree: i64, node: i64) -> Option<usize> {
+        let (last, run) = self.last.get();
+        if last == tree && run.2 > 0 {
+            return Self::within(run, node);
+        }
+        match self.runs.get(&tree) {
+            Some(&run) => {
+                self.last.set((tree, run));
+                Self::within(run, node)
+            }
+            None => self.others.get(&(tree, node)).copied(),
+        }
+    }
+
+    fn within((start, first, len): Run, node: i64) -> Option<usize> {
+        let k = usize::try_from(node.checked_sub(first)?).ok()?;
+        (k < len).then_some(start + k)
+    }
+
+    fn trees(&self) -> usize {
+        self.trees
+    }
+}
+
+/// For each node where its weights begin (and for the last one, where they end); then target and weight of all.
+type Leaves = (Vec<usize>, Vec<(u32, f64)>);
+
+fn leaves(spec: &Spec<'_>, kind: &str, targets: usize, index: &Index, modes: &[Bytes]) -> OpResult<Leaves> {
+    let list = |name: &str| spec.long_ints(&format!("{kind}_{name}"));
     let (tree_ids, node_ids, ids) = (list("treeids")?, list("nodeids")?, list("ids")?);
     let (weights, _) = floats(spec, &format!("{kind}_weights"))?;
     let n = ids.len();
@@ -208,21 +262,38 @@ fn leaves(
         tree_ids.len() == n && node_ids.len() == n && weights.len() == n,
         "the lists of leaf weights differ in length"
     );
-    let mut leaves: HashMap<usize, Vec<(u32, f64)>> = HashMap::new();
+    let mut places = Vec::with_capacity(n);
+    let mut starts = vec![0usize; index.nodes + 1];
     for k in 0..n {
-        let Some(&node) = index.get(&(tree_ids[k], node_ids[k])) else {
+        let Some(node) = index.get(tree_ids[k], node_ids[k]) else {
             bail!(
                 "a weight belongs to node {} of tree {}, which is not there",
                 node_ids[k],
                 tree_ids[k]
             )
         };
-        match u32::try_from(ids[k]) {
-            Ok(id) if (id as usize) < targets => leaves.entry(node).or_default().push((id, weights[k])),
-            _ => bail!("a weight belongs to {kind} {} of {targets}", ids[k]),
-        }
+        ensure!(
+            usize::try_from(ids[k]).is_ok_and(|id| id < targets && u32::try_from(id).is_ok()),
+            "a weight belongs to {kind} {} of {targets}",
+            ids[k]
+        );
+        // What a branch is given has no meaning.
+        let is_leaf = modes[node] == b"LEAF"[..];
+        places.push(is_leaf.then_some(node));
+        starts[node + 1] += usize::from(is_leaf);
     }
-    Ok(leaves)
+    for node in 0..index.nodes {
+        starts[node + 1] += starts[node];
+    }
+    // A node's weights keep the file's order.
+    let mut next = starts.clone();
+    let mut sorted = vec![(0, 0.0); starts[index.nodes]];
+    for (k, node) in places.into_iter().enumerate() {
+        let Some(node) = node else { continue };
+        sorted[next[node]] = (ids[k] as u32, weights[k]);
+        next[node] += 1;
+    }
+    Ok((starts, sorted))
 }
 
 /// Version 5's form: branches and leaves in two lists, children named by position.

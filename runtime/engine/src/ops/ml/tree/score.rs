@@ -1,6 +1,6 @@
 //! From the leaves of all trees to scores and classes.
 
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 use super::forest::{Forest, Threshold};
 use super::parse::Trees;
@@ -41,8 +41,8 @@ impl Aggregate {
 /// One row's values; `None` for a target that no leaf spoke of.
 pub(crate) type Scored = Vec<Option<f64>>;
 
-/// Walks from which on rows are shared between threads.
-const SHARED: usize = 1 << 11;
+/// What a walk costs in multiply-adds, by the time that it takes.
+const WALK: usize = 500;
 
 /// Walks every tree for every row.
 pub(crate) fn rows<T: Threshold>(
@@ -66,13 +66,14 @@ pub(crate) fn rows<T: Threshold>(
         });
         scores
     };
-    let rows = v.len() / columns;
-    let threads = rayon::current_num_threads();
-    if threads == 1 || rows < 2 || rows * forest.trees() < SHARED {
-        return some(v);
-    }
-    let each = rows.div_ceil(2 * threads).max(1);
-    v.par_chunks(each * columns).flat_map_iter(some).collect()
+    let parts = Mutex::new(Vec::new());
+    pilotlight_kernels::ranges(v.len() / columns, forest.trees() * WALK, |rows| {
+        let scores = some(&v[rows.start * columns..rows.end * columns]);
+        parts.lock().unwrap_or_else(PoisonError::into_inner).push((rows.start, scores));
+    });
+    let mut parts = parts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    parts.sort_unstable_by_key(|p| p.0);
+    parts.into_iter().flat_map(|p| p.1).collect()
 }
 
 /// A regressor's targets.
