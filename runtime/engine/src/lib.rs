@@ -11,12 +11,12 @@
     )
 )]
 
+pub mod backend;
 pub mod error;
 pub mod explain;
 pub mod onnx;
 pub mod tensor;
 
-mod backend;
 mod buffers;
 mod control;
 mod decode;

@@ -4,7 +4,7 @@
 //!
 //! A crate of its own, because it is the only one with `unsafe` code: loads and stores of vector kernels, calls into code
 //! compiled for instructions that were found at run time (`simd`), slices that several tasks write in parts (`shared`),
-//! and the mapping of a file (`mapping`).
+//! the mapping of a file (`mapping`), and the opening of a library (`library`).
 //! Everything runs on the current rayon pool, and on the caller's thread alone where there is too little work to share.
 
 mod attention;
@@ -13,6 +13,7 @@ mod depthwise;
 mod elementwise;
 mod finish;
 mod gemm;
+pub mod library;
 pub mod mapping;
 mod math;
 mod matmul;
