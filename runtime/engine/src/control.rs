@@ -4,10 +4,6 @@ use crate::fault::{OpResult, ensure};
 use crate::plan::Plan;
 use crate::spec::Spec;
 
-/// How often the bodies of loops may run in one run of the model, all loops together: a loop without end fails.
-#[allow(unexpected_cfgs, reason = "the fuzzer sets it")]
-pub(crate) const MAX_ITERATIONS: u64 = if cfg!(fuzzing) { 1 << 8 } else { 1 << 20 };
-
 /// A control operator. Its node reads the operands that it was written with, and behind them what its bodies capture
 /// from around it.
 pub(crate) struct Control {

@@ -12,6 +12,7 @@ mod fused;
 pub(crate) use convolution::{Conv, ConvTranspose};
 pub(crate) use fused::{After, Attention, Dense, Fused};
 
+use crate::backend::Place;
 use crate::fault::{Fault, OpResult, bail, ensure};
 use crate::kernel::{View, i64s, is_float};
 use crate::value::{Value, indices, mask_type};
@@ -194,11 +195,8 @@ fn layer_norm_fits(axis: i64, operands: &[Option<Operand>]) -> bool {
 }
 
 /// Executes an instruction that `accepts` these operands.
-pub(crate) fn run<B: Backend>(
-    op: &DeviceOp,
-    operands: Vec<Option<Value<B>>>,
-    device: &Device<B>,
-) -> OpResult<Value<B>> {
+pub(crate) fn run<B: Backend>(op: &DeviceOp, operands: Vec<Option<Value<B>>>, place: &Place<B>) -> OpResult<Value<B>> {
+    let device = &place.device;
     let mut rest = operands.into_iter();
     let mut next = || rest.next().flatten();
     let mut float = || -> OpResult<FloatTensor<B>> {
@@ -235,7 +233,7 @@ pub(crate) fn run<B: Backend>(
             };
             clip::<B>(x, bound(min)?, bound(max)?)
         }
-        DeviceOp::MatMul => matmul::<B>(float()?, float()?)?,
+        DeviceOp::MatMul => matmul::<B>(float()?, float()?, place)?,
         DeviceOp::Gemm {
             alpha,
             beta,
@@ -244,12 +242,12 @@ pub(crate) fn run<B: Backend>(
         } => {
             let (a, b) = (float()?, float()?);
             let c = next().map(|c| c.into_float(device)).transpose()?;
-            gemm::<B>(a, b, c, (*alpha, *beta), (*trans_a, *trans_b))?
+            gemm::<B>(a, b, c, (*alpha, *beta), (*trans_a, *trans_b), place)?
         }
         DeviceOp::Conv(attrs) => {
             let (x, w) = (float()?, float()?);
             let mut rest = || next().map(|b| b.into_float(device)).transpose();
-            attrs.run::<B>(x, w, rest()?, rest()?, device)?
+            attrs.run::<B>(x, w, rest()?, rest()?, place)?
         }
         DeviceOp::ConvTranspose(attrs) => {
             let (x, w) = (float()?, float()?);
@@ -304,7 +302,7 @@ pub(crate) fn run<B: Backend>(
             gather::<B>(x, &i64s(&index)?, index.shape(), *axis, device)?
         }
         DeviceOp::Cast(to) => B::float_cast(float()?, float_type(*to)?),
-        DeviceOp::Fused(fused) => fused.run::<B>(rest.collect(), device)?,
+        DeviceOp::Fused(fused) => fused.run::<B>(rest.collect(), place)?,
     }))
 }
 
@@ -453,7 +451,7 @@ fn clip<B: Backend>(x: FloatTensor<B>, min: Option<f64>, max: Option<f64>) -> Fl
     }
 }
 
-fn matmul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> OpResult<FloatTensor<B>> {
+fn matmul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>, place: &Place<B>) -> OpResult<FloatTensor<B>> {
     let (sa, sb) = (a.shape().to_vec(), b.shape().to_vec());
     ensure!(!sa.is_empty() && !sb.is_empty(), "MatMul of a scalar");
     // A vector becomes a row on the left, a column on the right, and that dimension is dropped afterwards.
@@ -469,9 +467,11 @@ fn matmul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> OpResult<FloatTen
     let (rows, columns) = (ma[ma.len() - 2], mb[mb.len() - 1]);
     let product = if mb.len() == 2 && ma.len() > 2 {
         let flat = ma[..ma.len() - 1].iter().product();
-        B::float_matmul(reshape::<B>(a, vec![flat, ma[ma.len() - 1]]), reshape::<B>(b, mb))
+        place
+            .primitives
+            .matmul(reshape::<B>(a, vec![flat, ma[ma.len() - 1]]), reshape::<B>(b, mb))
     } else {
-        B::float_matmul(
+        place.primitives.matmul(
             reshape::<B>(a, shape::lead_ones(&ma, rank)),
             reshape::<B>(b, shape::lead_ones(&mb, rank)),
         )
@@ -491,6 +491,7 @@ fn gemm<B: Backend>(
     c: Option<FloatTensor<B>>,
     (alpha, beta): (f32, f32),
     (trans_a, trans_b): (bool, bool),
+    place: &Place<B>,
 ) -> OpResult<FloatTensor<B>> {
     ensure!(
         a.rank() == 2 && b.rank() == 2,
@@ -500,7 +501,7 @@ fn gemm<B: Backend>(
     );
     let a = if trans_a { B::float_swap_dims(a, 0, 1) } else { a };
     let b = if trans_b { B::float_swap_dims(b, 0, 1) } else { b };
-    let mut out = matmul::<B>(a, b)?;
+    let mut out = matmul::<B>(a, b, place)?;
     if alpha != 1.0 {
         out = B::float_mul_scalar(out, scalar(alpha));
     }

@@ -1,5 +1,5 @@
 //! Runs a plan on a Burn backend. This is all of the engine that is generic over the backend, together with `device`
-//! and `value`; a crate for another backend instantiates `compile` and nothing else.
+//! and `value`; a crate for another backend instantiates `backend::load_on` and nothing else.
 
 mod control;
 mod memory;
@@ -10,31 +10,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use burn_backend::tensor::Device;
+use burn_backend::Backend;
 use rayon::prelude::*;
 
-use crate::backend::{Accelerate, Prepared};
+use crate::backend::{Accelerate, Place, Prepared, Width};
 use crate::device::{self, DeviceOp, Operand};
 use crate::explain::{ExplainedStep, Traced, Watched};
-use crate::fault::{Fault, OpResult, ensure};
+use crate::fault::{Fault, OpResult, ensure, message};
 use crate::item::Held;
 use crate::kernel::{HostOp, Inputs, Kernel, ViewOp, is_float, shape_result};
 use crate::plan::{Plan, Step};
 use crate::value::Value;
-use crate::{Item, ItemModel, Model, RunError, Signature, Tensor, host};
+use crate::{DataType, Item, ItemModel, Model, RunError, Signature, Tensor, host};
 
 /// Up to this many elements in all, work on the host takes less time than calling a backend does.
 const SMALL: usize = 1024;
 
 /// A plan bound to a device.
-pub(crate) struct Executor<B: Accelerate> {
+pub(crate) struct Executor<A: Accelerate> {
     plan: Plan,
-    constants: Vec<Option<Constant<B>>>,
+    constants: Vec<Option<Constant<A::Backend>>>,
     /// For each step what the backend made of its constants.
-    prepared: Vec<Option<Prepared<B::Weights>>>,
+    prepared: Vec<Option<Prepared<A::Weights>>>,
     /// For each step the graphs that it runs.
-    bodies: Vec<Vec<Executor<B>>>,
-    device: Device<B>,
+    bodies: Vec<Vec<Executor<A>>>,
+    place: Place<A::Backend>,
 }
 
 /// Where a run is, and what is left of its bounds.
@@ -50,33 +50,40 @@ struct Run<'a> {
 }
 
 /// A weight: on the host where host kernels read it, on the device from its first use there on.
-struct Constant<B: Accelerate> {
+struct Constant<B: Backend> {
     host: Option<Arc<Tensor>>,
     device: OnceLock<Value<B>>,
 }
 
-impl<B: Accelerate> Executor<B> {
+impl<A: Accelerate> Executor<A> {
     /// Uploads what only the device reads; everything else follows at its first use.
-    pub(crate) fn new(mut plan: Plan, device: Device<B>) -> OpResult<Self> {
+    pub(crate) fn new(mut plan: Plan, place: Place<A::Backend>) -> OpResult<Self> {
+        if place.width != Width::Full {
+            ensure!(
+                !has_narrow(&plan),
+                "the model has 16-bit numbers of its own and is run as it is: ask for no precision"
+            );
+        }
         let mut bodies = Vec::with_capacity(plan.steps.len());
         for step in &mut plan.steps {
-            bodies.push(control::bodies(&mut step.kernel, &device)?);
+            bodies.push(control::bodies(&mut step.kernel, &place)?);
         }
         let prepared: Vec<_> = plan
             .steps
             .par_iter()
-            .map(|s| prepare::<B>(s, &plan.constants))
+            .map(|s| prepare::<A>(s, &plan.constants))
             .collect();
         for (step, prepared) in plan.steps.iter_mut().zip(&prepared) {
             for &i in prepared.iter().flat_map(|p| &p.consumed) {
                 step.inputs[i] = None;
             }
         }
+        let filters = filters(&plan);
         let mut host_reads = vec![false; plan.constants.len()];
         let mut device_reads = host_reads.clone();
         for step in &plan.steps {
             for operand in step.inputs.iter().flatten() {
-                let device = matches!(&step.kernel, Kernel::Device { op, .. } if !B::covers(op));
+                let device = matches!(&step.kernel, Kernel::Device { op, .. } if !A::covers(op));
                 host_reads[operand.value] |= !device;
                 device_reads[operand.value] |= device;
             }
@@ -97,7 +104,10 @@ impl<B: Accelerate> Executor<B> {
                     device: OnceLock::new(),
                 }));
             }
-            let uploaded = Value::Float(Value::<B>::Host(tensor).into_float(&device)?);
+            let mut uploaded = place.put(Value::Host(tensor))?;
+            if filters[id] {
+                uploaded = place.lay_out(uploaded);
+            }
             Ok(Some(Constant {
                 host: None,
                 device: OnceLock::from(uploaded),
@@ -109,12 +119,12 @@ impl<B: Accelerate> Executor<B> {
             constants,
             prepared,
             bodies,
-            device,
+            place,
         })
     }
 
-    fn execute(&self, inputs: Vec<Value<B>>, run: &Run<'_>) -> OpResult<Vec<Value<B>>> {
-        let mut values: Vec<Option<Value<B>>> = Vec::new();
+    fn execute(&self, inputs: Vec<Value<A::Backend>>, run: &Run<'_>) -> OpResult<Vec<Value<A::Backend>>> {
+        let mut values: Vec<Option<Value<A::Backend>>> = Vec::new();
         values.resize_with(self.constants.len(), || None);
         for (&id, value) in self.plan.inputs.iter().zip(inputs) {
             values[id] = Some(value);
@@ -158,7 +168,13 @@ impl<B: Accelerate> Executor<B> {
         outputs.collect()
     }
 
-    fn step(&self, n: usize, step: &Step, values: &mut [Option<Value<B>>], run: &Run<'_>) -> OpResult<Vec<Value<B>>> {
+    fn step(
+        &self,
+        n: usize,
+        step: &Step,
+        values: &mut [Option<Value<A::Backend>>],
+        run: &Run<'_>,
+    ) -> OpResult<Vec<Value<A::Backend>>> {
         run.by.set(match &step.kernel {
             Kernel::Host(_) => "host",
             Kernel::Shape { .. } => "shape",
@@ -183,13 +199,13 @@ impl<B: Accelerate> Executor<B> {
             }
             Kernel::Control(control) => {
                 let operands = self.operands(step, values)?;
-                control::run(control, &self.bodies[n], operands, &self.device, run.iterations)
+                control::run(control, &self.bodies[n], operands, run.iterations)
             }
             Kernel::Device { op, host } => {
                 let mut operands = self.operands(step, values)?;
-                if B::covers(op) {
+                if A::covers(op) {
                     let weights = self.prepared[n].as_ref().map(|p| &p.weights);
-                    let result = B::run(op, weights, &mut operands)?;
+                    let result = A::run(op, weights, &mut operands)?;
                     if let Some(result) = result {
                         run.by.set("kernel");
                         operands.into_iter().flatten().for_each(Value::recycle);
@@ -212,27 +228,42 @@ impl<B: Accelerate> Executor<B> {
                         *operand = Some(self.on_device(constant)?);
                     }
                 }
-                Ok(vec![device::run(op, operands, &self.device)?])
+                self.place.put_operands(op, &mut operands)?;
+                Ok(vec![self.place.settle(device::run(op, operands, &self.place)?)])
             }
         }
     }
 
     /// All operands where they lie.
-    fn operands(&self, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Option<Value<B>>>> {
+    fn operands(
+        &self,
+        step: &Step,
+        values: &mut [Option<Value<A::Backend>>],
+    ) -> OpResult<Vec<Option<Value<A::Backend>>>> {
         let take = |o: &Option<crate::plan::Operand>| o.map(|o| self.take(o, values)).transpose();
         step.inputs.iter().map(take).collect()
     }
 
-    fn host_step(&self, op: &dyn HostOp, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
+    fn host_step(
+        &self,
+        op: &dyn HostOp,
+        step: &Step,
+        values: &mut [Option<Value<A::Backend>>],
+    ) -> OpResult<Vec<Value<A::Backend>>> {
         Self::on_the_host(op, &self.host_inputs(&step.inputs, values)?)
     }
 
-    fn on_the_host(op: &dyn HostOp, inputs: &[Option<Arc<Tensor>>]) -> OpResult<Vec<Value<B>>> {
+    fn on_the_host(op: &dyn HostOp, inputs: &[Option<Arc<Tensor>>]) -> OpResult<Vec<Value<A::Backend>>> {
         let results = host::run(op, &Inputs(inputs))?;
         Ok(results.into_iter().map(|t| Value::Host(Arc::new(t))).collect())
     }
 
-    fn view_step(&self, op: &dyn ViewOp, step: &Step, values: &mut [Option<Value<B>>]) -> OpResult<Vec<Value<B>>> {
+    fn view_step(
+        &self,
+        op: &dyn ViewOp,
+        step: &Step,
+        values: &mut [Option<Value<A::Backend>>],
+    ) -> OpResult<Vec<Value<A::Backend>>> {
         let first = step.inputs.first().copied().flatten();
         let first = first.ok_or_else(|| Fault("input 0 is missing".into()))?;
         let rest = self.host_inputs(&step.inputs[1..], values)?;
@@ -249,7 +280,7 @@ impl<B: Accelerate> Executor<B> {
     fn host_inputs(
         &self,
         operands: &[Option<crate::plan::Operand>],
-        values: &mut [Option<Value<B>>],
+        values: &mut [Option<Value<A::Backend>>],
     ) -> OpResult<Vec<Option<Arc<Tensor>>>> {
         operands
             .iter()
@@ -258,7 +289,11 @@ impl<B: Accelerate> Executor<B> {
     }
 
     /// The value of an operand, moved out at its last use.
-    fn take(&self, operand: crate::plan::Operand, values: &mut [Option<Value<B>>]) -> OpResult<Value<B>> {
+    fn take(
+        &self,
+        operand: crate::plan::Operand,
+        values: &mut [Option<Value<A::Backend>>],
+    ) -> OpResult<Value<A::Backend>> {
         let missing = || Fault("an input was not computed".into());
         match &self.constants[operand.value] {
             Some(c) => Self::on_host(c),
@@ -267,7 +302,7 @@ impl<B: Accelerate> Executor<B> {
         }
     }
 
-    fn on_device(&self, constant: &Constant<B>) -> OpResult<Value<B>> {
+    fn on_device(&self, constant: &Constant<A::Backend>) -> OpResult<Value<A::Backend>> {
         if let Some(value) = constant.device.get() {
             return Ok(value.clone());
         }
@@ -278,11 +313,11 @@ impl<B: Accelerate> Executor<B> {
         if !is_float(tensor.datatype()) || tensor.data().len() == 1 {
             return Ok(Value::Host(tensor));
         }
-        let uploaded = Value::Float(Value::<B>::Host(tensor).into_float(&self.device)?);
+        let uploaded = self.place.put(Value::Host(tensor))?;
         Ok(constant.device.get_or_init(|| uploaded).clone())
     }
 
-    fn on_host(constant: &Constant<B>) -> OpResult<Value<B>> {
+    fn on_host(constant: &Constant<A::Backend>) -> OpResult<Value<A::Backend>> {
         match (&constant.host, constant.device.get()) {
             (Some(t), _) => Ok(Value::Host(t.clone())),
             (None, Some(value)) => Ok(value.clone()),
@@ -323,7 +358,7 @@ impl<B: Accelerate> Executor<B> {
     }
 }
 
-impl<B: Accelerate> Model for Executor<B> {
+impl<A: Accelerate> Model for Executor<A> {
     fn signature(&self) -> &Signature {
         &self.plan.signature
     }
@@ -334,7 +369,7 @@ impl<B: Accelerate> Model for Executor<B> {
     }
 }
 
-impl<B: Accelerate> Watched for Executor<B> {
+impl<A: Accelerate> Watched for Executor<A> {
     fn passes(&self) -> Vec<(&'static str, usize)> {
         self.plan.passes.clone()
     }
@@ -367,11 +402,11 @@ impl<B: Accelerate> Watched for Executor<B> {
 }
 
 /// Type and dimensions.
-fn describe<B: Accelerate>(value: &Value<B>) -> String {
+fn describe<B: Backend>(value: &Value<B>) -> String {
     format!("{}{:?}", value.datatype(), value.shape())
 }
 
-impl<B: Accelerate> ItemModel for Executor<B> {
+impl<A: Accelerate> ItemModel for Executor<A> {
     fn signature(&self) -> &Signature {
         &self.plan.signature
     }
@@ -389,9 +424,9 @@ impl<B: Accelerate> ItemModel for Executor<B> {
     }
 }
 
-impl<B: Accelerate> Executor<B> {
+impl<A: Accelerate> Executor<A> {
     /// What a step is about to read.
-    fn described(&self, step: &Step, values: &[Option<Value<B>>]) -> Vec<String> {
+    fn described(&self, step: &Step, values: &[Option<Value<A::Backend>>]) -> Vec<String> {
         let one = |o: &Option<crate::plan::Operand>| match o.map(|o| (o.value, &self.constants[o.value])) {
             None => "packed".to_owned(),
             Some((_, Some(c))) => Self::on_host(c).as_ref().map_or_else(|_| String::new(), describe),
@@ -411,9 +446,9 @@ impl<B: Accelerate> Executor<B> {
     /// Runs the plan and reads its outputs; a fault or a panic becomes an error that names the node.
     fn outputs<T: Send>(
         &self,
-        inputs: Vec<Value<B>>,
+        inputs: Vec<Value<A::Backend>>,
         trace: Option<&Mutex<Vec<Traced>>>,
-        read: impl Fn(Value<B>) -> OpResult<T> + Send,
+        read: impl Fn(Value<A::Backend>) -> OpResult<T> + Send,
     ) -> Result<Vec<T>, RunError> {
         let at = AtomicUsize::new(usize::MAX);
         let work = || {
@@ -441,16 +476,16 @@ impl<B: Accelerate> Executor<B> {
 }
 
 /// What the backend makes of a step's constants.
-fn prepare<B: Accelerate>(step: &Step, constants: &[Option<Arc<Tensor>>]) -> Option<Prepared<B::Weights>> {
+fn prepare<A: Accelerate>(step: &Step, constants: &[Option<Arc<Tensor>>]) -> Option<Prepared<A::Weights>> {
     let Kernel::Device { op, .. } = &step.kernel else {
         return None;
     };
     let operands = step.inputs.iter().map(|o| constants[(*o)?.value].clone());
-    B::prepare(op, &operands.collect::<Vec<_>>())
+    A::prepare(op, &operands.collect::<Vec<_>>())
 }
 
 /// Small tensors on the host stay there; so does what the device can't do.
-fn belongs_on_device<B: Accelerate>(op: &DeviceOp, operands: &[Option<Value<B>>]) -> bool {
+fn belongs_on_device<B: Backend>(op: &DeviceOp, operands: &[Option<Value<B>>]) -> bool {
     let mut elements = 0usize;
     let mut on_device = false;
     let mut look = |value: &Value<B>| {
@@ -466,8 +501,40 @@ fn belongs_on_device<B: Accelerate>(op: &DeviceOp, operands: &[Option<Value<B>>]
     (on_device || elements > SMALL) && op.accepts(&operands)
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
+/// Whether a plan has 16-bit numbers of its own, outside of the graphs in it.
+fn has_narrow(plan: &Plan) -> bool {
+    let narrow = |t: DataType| matches!(t, DataType::F16 | DataType::BF16);
+    let infos = plan.signature.inputs.iter().chain(&plan.signature.outputs);
+    let casts = plan.steps.iter().any(|s| match &s.kernel {
+        Kernel::Device {
+            op: DeviceOp::Cast(to), ..
+        } => narrow(*to),
+        _ => false,
+    });
+    casts || infos.map(|i| i.datatype).any(narrow) || plan.constants.iter().flatten().any(|t| narrow(t.datatype()))
+}
+
+/// For each value whether it is the weights of a convolution and nothing else.
+fn filters(plan: &Plan) -> Vec<bool> {
+    let mut filters = vec![false; plan.constants.len()];
+    let mut others = filters.clone();
+    for step in &plan.steps {
+        let convolution = matches!(
+            &step.kernel,
+            Kernel::Device {
+                op: DeviceOp::Conv(_),
+                ..
+            }
+        );
+        for (i, operand) in step.inputs.iter().enumerate() {
+            let Some(operand) = operand else { continue };
+            filters[operand.value] |= convolution && i == 1;
+            others[operand.value] |= !convolution || i != 1;
+        }
+    }
+    filters
+        .iter()
+        .zip(others)
+        .map(|(&filter, other)| filter && !other)
+        .collect()
 }

@@ -1,5 +1,7 @@
 //! What an operator says when it can't go on; the executor and the planner add the node's name.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 /// The reason in words, with what was found and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault(pub(crate) String);
@@ -24,3 +26,16 @@ macro_rules! ensure {
 }
 
 pub(crate) use {bail, ensure};
+
+/// Runs something that a backend may panic in; the panic becomes a fault. What it changed is not to be looked at after one.
+pub(crate) fn caught<T>(f: impl FnOnce() -> OpResult<T>) -> OpResult<T> {
+    let panicked = |panic: Box<dyn std::any::Any + Send>| Fault(format!("the backend panicked: {}", message(&*panic)));
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(panicked(panic)))
+}
+
+/// What a panic said.
+pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}

@@ -11,12 +11,12 @@
     )
 )]
 
+pub mod backend;
 pub mod error;
 pub mod explain;
 pub mod onnx;
 pub mod tensor;
 
-mod backend;
 mod buffers;
 mod control;
 mod decode;
@@ -28,6 +28,7 @@ mod graph;
 mod host;
 mod item;
 mod kernel;
+mod limits;
 mod load;
 mod ops;
 mod permute;
@@ -43,6 +44,7 @@ mod window;
 
 pub use error::{LoadError, RunError};
 pub use item::Item;
+pub use limits::{Limits, set_limits};
 pub use load::{Device, LoadOptions, load, load_bytes, load_items, read_item, read_tensor};
 pub use small::Small;
 pub use tensor::{Data, DataType, Tensor};

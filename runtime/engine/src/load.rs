@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use prost::Message;
 
+use crate::fault::OpResult;
 use crate::files::Files;
 use crate::onnx::{ModelProto, OptionalProto, SequenceProto, TensorProto};
 use crate::{Item, ItemModel, LoadError, Model, Tensor, backend, decode, graph, plan};
@@ -23,7 +24,7 @@ pub struct LoadOptions {
 /// Kinds of devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The best that this build and machine have; today the CPU.
+    /// The best that this crate has: the CPU. Other devices are reached through [`crate::backend::load_on`].
     #[default]
     Auto,
     /// The CPU.
@@ -76,10 +77,25 @@ pub fn load_bytes(bytes: Bytes, options: &LoadOptions) -> Result<Box<dyn Model>,
     on_device(compile(bytes)?, options)
 }
 
-fn on_device(plan: plan::Plan, options: &LoadOptions) -> Result<Box<dyn Model>, LoadError> {
-    if let Some(reason) = &plan.unservable {
-        return Err(LoadError::Invalid(format!("{reason}; only tensors can be served")));
+/// Reads a file and hands its plan, of which a protocol can carry what goes in and out, to an executor.
+pub(crate) fn on_place(
+    path: &Path,
+    make: impl FnOnce(plan::Plan) -> OpResult<Box<dyn Model>>,
+) -> Result<Box<dyn Model>, LoadError> {
+    let plan = compile_in(map(path)?, &Files::beside(path))?;
+    servable(&plan)?;
+    make(plan).map_err(|e| LoadError::Invalid(e.0))
+}
+
+fn servable(plan: &plan::Plan) -> Result<(), LoadError> {
+    match &plan.unservable {
+        Some(reason) => Err(LoadError::Invalid(format!("{reason}; only tensors can be served"))),
+        None => Ok(()),
     }
+}
+
+fn on_device(plan: plan::Plan, options: &LoadOptions) -> Result<Box<dyn Model>, LoadError> {
+    servable(&plan)?;
     set_threads(options.threads);
     match options.device {
         Device::Auto | Device::Cpu => backend::flex::compile(plan).map_err(|e| LoadError::Invalid(e.0)),

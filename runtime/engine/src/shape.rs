@@ -1,21 +1,18 @@
 //! Arithmetic on shapes: checked sizes, strides, axes and ONNX's broadcasting.
 
 use crate::fault::{OpResult, bail, ensure};
+use crate::limits;
 
-/// No tensor that is computed may have more elements: a hostile or mistaken shape fails instead of exhausting memory.
-/// Weights are bounded by their file. The fuzzer has little memory.
-#[allow(unexpected_cfgs, reason = "the fuzzer sets it")]
-pub(crate) const MAX_ELEMENTS: usize = if cfg!(fuzzing) { 1 << 20 } else { 1 << 29 };
-
-/// The number of elements, within `MAX_ELEMENTS`.
+/// The number of elements, within what `Limits` allow.
 pub(crate) fn elements(shape: &[usize]) -> OpResult<usize> {
     // A zero anywhere makes the whole zero, whatever the other dimensions say.
     if shape.contains(&0) {
         return Ok(0);
     }
+    let most = limits::elements();
     match shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) {
-        Some(n) if n <= MAX_ELEMENTS => Ok(n),
-        _ => bail!("a tensor of shape {shape:?} is larger than the {MAX_ELEMENTS} elements allowed"),
+        Some(n) if n <= most => Ok(n),
+        _ => bail!("a tensor of shape {shape:?} is larger than the {most} elements allowed"),
     }
 }
 

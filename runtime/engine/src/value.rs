@@ -18,6 +18,8 @@ pub(crate) enum Value<B: Backend> {
     Host(Arc<Tensor>),
     Float(FloatTensor<B>),
     Bool(BoolTensor<B>),
+    /// FP32 by the model's word, held in 16 bits on the device.
+    Narrow(FloatTensor<B>),
     /// A sequence, always on the host.
     List(List),
     /// An optional without a value.
@@ -38,7 +40,7 @@ impl<B: Backend> Value<B> {
     pub(crate) fn shape(&self) -> Vec<usize> {
         match self {
             Self::Host(t) => t.shape().to_vec(),
-            Self::Float(t) => t.shape().to_vec(),
+            Self::Float(t) | Self::Narrow(t) => t.shape().to_vec(),
             Self::Bool(t) => t.shape().to_vec(),
             Self::List(_) | Self::Nothing => Vec::new(),
         }
@@ -53,6 +55,7 @@ impl<B: Backend> Value<B> {
                 DType::BF16 => DataType::BF16,
                 _ => DataType::F32,
             },
+            Self::Narrow(_) => DataType::F32,
             Self::Bool(_) => DataType::Bool,
             // No operator that computes takes it, and none that computes takes these either.
             Self::List(_) | Self::Nothing => DataType::Bytes,
@@ -60,7 +63,7 @@ impl<B: Backend> Value<B> {
     }
 
     pub(crate) fn on_device(&self) -> bool {
-        matches!(self, Self::Float(_) | Self::Bool(_))
+        matches!(self, Self::Float(_) | Self::Narrow(_) | Self::Bool(_))
     }
 
     /// Keeps the memory of a host tensor that nobody else holds for a later result.
@@ -90,6 +93,11 @@ impl<B: Backend> Value<B> {
                     read_sync(B::float_into_data(t)).map_err(|e| Fault(format!("reading from the device: {e:?}")))?;
                 (data.shape.to_vec(), float_data(data)?)
             }
+            Self::Narrow(t) => {
+                let data =
+                    read_sync(B::float_into_data(t)).map_err(|e| Fault(format!("reading from the device: {e:?}")))?;
+                (data.shape.to_vec(), widened(float_data(data)?))
+            }
             Self::Bool(t) => {
                 let data =
                     read_sync(B::bool_into_data(t)).map_err(|e| Fault(format!("reading from the device: {e:?}")))?;
@@ -104,7 +112,7 @@ impl<B: Backend> Value<B> {
     /// The tensor as floats on the device; a fault for any other type.
     pub(crate) fn into_float(self, device: &Device<B>) -> OpResult<FloatTensor<B>> {
         match self {
-            Self::Float(t) => Ok(t),
+            Self::Float(t) | Self::Narrow(t) => Ok(t),
             Self::Host(t) if is_float(t.datatype()) => {
                 let (dims, data) = Arc::try_unwrap(t).unwrap_or_else(|t| (*t).clone()).into_parts();
                 Ok(B::float_from_data(upload(dims, data)?, device))
@@ -130,6 +138,7 @@ impl<B: Backend> Value<B> {
         Ok(match self {
             Self::Host(t) => Self::Host(host::apply(t, view)?),
             Self::Float(t) => Self::Float(float_view::<B>(t, view)?),
+            Self::Narrow(t) => Self::Narrow(float_view::<B>(t, view)?),
             Self::Bool(t) => Self::Bool(bool_view::<B>(t, view)?),
             Self::List(_) | Self::Nothing => bail!("a sequence or an optional where a tensor is needed"),
         })
@@ -168,6 +177,15 @@ fn float_data(data: TensorData) -> OpResult<Data> {
         DType::F32 => Data::F32(data.into_vec().map_err(bad)?),
         _ => Data::F32(data.convert::<f32>().into_vec().map_err(bad)?),
     })
+}
+
+/// As FP32.
+fn widened(data: Data) -> Data {
+    match data {
+        Data::F16(v) => Data::F32(v.iter().map(|x| x.to_f32()).collect()),
+        Data::BF16(v) => Data::F32(v.iter().map(|x| x.to_f32()).collect()),
+        other => other,
+    }
 }
 
 /// Burn reads a range backwards by flipping first; so `start` moves to the other end.

@@ -199,6 +199,29 @@ fn a_few_bytes_can_not_ask_for_all_memory() {
 }
 
 #[test]
+fn a_graph_of_too_many_nodes_is_refused() {
+    let mut model = model();
+    let graph = model.graph.as_mut().expect("the model has a graph");
+    let one = NodeProto {
+        op_type: Some("Identity".into()),
+        input: vec!["x".into()],
+        output: vec![String::new()],
+        ..NodeProto::default()
+    };
+    graph.node.resize((1 << 20) + 1, one);
+    let Err(e) = load(&model) else { panic!("it loaded") };
+    assert!(e.to_string().contains("more than 1048576 nodes"), "{e}");
+}
+
+#[test]
+fn dimensions_whose_product_overflows_are_refused() {
+    let e = error(|g| g.initializer[0].dims = vec![1 << 62, 1 << 62, 2]);
+    assert!(e.contains("\"w\""), "{e}");
+    let e = error(|g| g.initializer[0].dims = vec![-1, 3]);
+    assert!(e.contains("\"w\""), "{e}");
+}
+
+#[test]
 fn inputs_that_do_not_fit_name_the_input() {
     let model = load(&model()).expect("loads");
     let run = |t: Tensor| match model.run(vec![t]) {

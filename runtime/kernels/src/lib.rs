@@ -4,7 +4,7 @@
 //!
 //! A crate of its own, because it is the only one with `unsafe` code: loads and stores of vector kernels, calls into code
 //! compiled for instructions that were found at run time (`simd`), slices that several tasks write in parts (`shared`),
-//! the mapping of a file (`mapping`), and a caller's work on other threads (`crew`).
+//! the mapping of a file (`mapping`), the opening of a library (`library`), and a caller's work on other threads (`crew`).
 //! Everything runs on the caller's thread, with the help of as many others as the process's rayon pool has where there is
 //! enough work to share (`crew`).
 
@@ -15,6 +15,7 @@ mod depthwise;
 mod elementwise;
 mod finish;
 mod gemm;
+pub mod library;
 pub mod mapping;
 mod math;
 mod matmul;

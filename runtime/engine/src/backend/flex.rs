@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use burn_flex::{Flex, FlexDevice};
 
-use super::{Accelerate, Prepared};
+use super::{Accelerate, Place, Prepared};
 use crate::device::{DeviceOp, Fused};
 use crate::exec::Executor;
 use crate::fault::OpResult;
@@ -27,7 +27,7 @@ use crate::{ItemModel, Model, Tensor};
 
 /// The same for one whose steps are watched.
 pub(crate) fn compile_watched(plan: Plan) -> OpResult<Box<dyn crate::explain::Watched>> {
-    Ok(Box::new(Executor::<Flex>::new(plan, FlexDevice)?))
+    Ok(Box::new(Executor::<Kernels>::new(plan, Place::plain(FlexDevice))?))
 }
 
 /// A step's operands.
@@ -38,12 +38,12 @@ type Outcome = OpResult<Option<Value<Flex>>>;
 
 /// The plan on the CPU.
 pub(crate) fn compile(plan: Plan) -> OpResult<Box<dyn Model>> {
-    Ok(Box::new(Executor::<Flex>::new(plan, FlexDevice)?))
+    Ok(Box::new(Executor::<Kernels>::new(plan, Place::plain(FlexDevice))?))
 }
 
 /// The same for a model with sequences or optionals in its signature.
 pub(crate) fn compile_items(plan: Plan) -> OpResult<Box<dyn ItemModel>> {
-    Ok(Box::new(Executor::<Flex>::new(plan, FlexDevice)?))
+    Ok(Box::new(Executor::<Kernels>::new(plan, Place::plain(FlexDevice))?))
 }
 
 /// Packed weights.
@@ -52,7 +52,11 @@ pub(crate) enum Weights {
     Dense(pilotlight_kernels::Matrix),
 }
 
-impl Accelerate for Flex {
+/// Flex with our kernels before it.
+pub(crate) struct Kernels;
+
+impl Accelerate for Kernels {
+    type Backend = Flex;
     type Weights = Weights;
 
     fn prepare(op: &DeviceOp, constants: &[Option<Arc<Tensor>>]) -> Option<Prepared<Weights>> {

@@ -6,6 +6,7 @@ use burn_backend::tensor::{Device, FloatTensor};
 use burn_backend::{Backend, FloatDType, Shape, Slice, TensorMetadata};
 
 use super::{align, array, clip};
+use crate::backend::Place;
 use crate::fault::{OpResult, bail, ensure};
 use crate::shape;
 use crate::window::{Axis, Padding, Window};
@@ -46,23 +47,23 @@ impl Conv {
         w: FloatTensor<B>,
         b: Option<FloatTensor<B>>,
         residual: Option<FloatTensor<B>>,
-        device: &Device<B>,
+        place: &Place<B>,
     ) -> OpResult<FloatTensor<B>> {
         let axes = self.resolve(&x.shape(), &w.shape())?;
         check_bias::<B>(b.as_ref(), w.shape()[0])?;
-        let (x, pads) = even_pads::<B>(x, &axes, device)?;
+        let (x, pads) = even_pads::<B>(x, &axes, &place.device)?;
         macro_rules! conv {
-            ($f:ident, $n:literal) => {{
+            ($f:expr, $n:literal) => {{
                 let strides = array::<$n>(axes.iter().map(|a| a.stride))?;
                 let dilations = array::<$n>(axes.iter().map(|a| a.dilation))?;
                 let pads = array::<$n>(pads.into_iter())?;
-                B::$f(x, w, b, ConvOptions::new(strides, pads, dilations, self.group))
+                $f(x, w, b, ConvOptions::new(strides, pads, dilations, self.group))
             }};
         }
         let out = match axes.len() {
-            1 => conv!(conv1d, 1),
-            2 => conv!(conv2d, 2),
-            3 => conv!(conv3d, 3),
+            1 => conv!(B::conv1d, 1),
+            2 => conv!(|x, w, b, options| place.primitives.conv2d(x, w, b, options), 2),
+            3 => conv!(B::conv3d, 3),
             n => bail!("convolutions of {n} spatial dimensions are not supported"),
         };
         self.finish::<B>(out, residual)

@@ -1,10 +1,11 @@
 //! Instructions that the planner puts in the place of several nodes. Every backend can execute them by its primitives; one
 //! with kernels of its own does each in one pass (`backend::Accelerate`).
 
-use burn_backend::tensor::{Device, FloatTensor};
+use burn_backend::tensor::FloatTensor;
 use burn_backend::{Backend, Shape, TensorMetadata};
 
 use super::{DeviceOp, Unary, align, arith_or_scalar, clip, gemm, matmul, scalar, softmax, unary};
+use crate::backend::Place;
 use crate::device::Arith;
 use crate::fault::{Fault, OpResult, ensure};
 use crate::value::Value;
@@ -54,19 +55,25 @@ impl Fused {
     pub(super) fn run<B: Backend>(
         &self,
         operands: Vec<Option<Value<B>>>,
-        device: &Device<B>,
+        place: &Place<B>,
     ) -> OpResult<FloatTensor<B>> {
         let mut operands = operands.into_iter();
-        let mut next = || operands.next().flatten().map(|v| v.into_float(device)).transpose();
+        let mut next = || {
+            operands
+                .next()
+                .flatten()
+                .map(|v| v.into_float(&place.device))
+                .transpose()
+        };
         let missing = || Fault("a required input is missing".into());
         match self {
             Self::Dense(dense) => {
                 let (x, w) = (next()?.ok_or_else(missing)?, next()?.ok_or_else(missing)?);
-                dense.run::<B>(x, w, next()?, next()?, device)
+                dense.run::<B>(x, w, next()?, next()?, place)
             }
             Self::Attention(attention) => {
                 let [q, k, v] = [next()?, next()?, next()?].map(|t| t.ok_or_else(missing));
-                attention.run::<B>(q?, k?, v?, next()?, device)
+                attention.run::<B>(q?, k?, v?, next()?, place)
             }
         }
     }
@@ -104,23 +111,22 @@ impl Dense {
         w: FloatTensor<B>,
         bias: Option<FloatTensor<B>>,
         residual: Option<FloatTensor<B>>,
-        device: &Device<B>,
+        place: &Place<B>,
     ) -> OpResult<FloatTensor<B>> {
         let mut out = if self.gemm {
-            gemm::<B>(x, w, None, (1.0, 1.0), (false, self.transposed))?
+            gemm::<B>(x, w, None, (1.0, 1.0), (false, self.transposed), place)?
         } else {
             let w = if self.transposed {
                 B::float_swap_dims(w, 0, 1)
             } else {
                 w
             };
-            matmul::<B>(x, w)?
+            matmul::<B>(x, w, place)?
         };
         for term in [bias, residual].into_iter().flatten() {
             let (a, b) = align::<B>(out, term)?;
             out = B::float_add(a, b);
         }
-        let _ = device;
         Ok(self.after.run::<B>(out))
     }
 }
@@ -163,7 +169,7 @@ impl Attention {
         key: FloatTensor<B>,
         value: FloatTensor<B>,
         mask: Option<FloatTensor<B>>,
-        device: &Device<B>,
+        place: &Place<B>,
     ) -> OpResult<FloatTensor<B>> {
         let ordered = |t: FloatTensor<B>, [b, h, s, d]: [usize; 4]| -> OpResult<FloatTensor<B>> {
             let rank = t.shape().num_dims();
@@ -175,13 +181,13 @@ impl Attention {
             ordered(key, self.key)?,
             ordered(value, self.value)?,
         );
-        let scores = matmul::<B>(q, B::float_swap_dims(k, 2, 3))?;
+        let scores = matmul::<B>(q, B::float_swap_dims(k, 2, 3), place)?;
         let mut scores = Value::<B>::Float(B::float_mul_scalar(scores, scalar(self.scale)));
         if let Some(mask) = mask {
-            scores = arith_or_scalar(Arith::Add, scores, Value::Float(mask), device)?;
+            scores = arith_or_scalar(Arith::Add, scores, Value::Float(mask), &place.device)?;
         }
-        let shares = softmax::<B>(scores.into_float(device)?, -1, false, false)?;
-        let out = matmul::<B>(shares, v)?;
+        let shares = softmax::<B>(scores.into_float(&place.device)?, -1, false, false)?;
+        let out = matmul::<B>(shares, v, place)?;
         if self.heads_first {
             return Ok(out);
         }

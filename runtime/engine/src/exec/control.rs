@@ -4,35 +4,35 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use burn_backend::tensor::Device;
+use burn_backend::Backend;
 
 use super::{Executor, Run};
-use crate::backend::Accelerate;
-use crate::control::{Control, Kind, MAX_ITERATIONS, Scan};
+use crate::backend::{Accelerate, Place};
+use crate::control::{Control, Kind, Scan};
 use crate::fault::{Fault, OpResult, bail, ensure};
 use crate::item::Held;
+use crate::limits;
 use crate::kernel::{Kernel, Range, View, tensor};
 use crate::ops::sequence;
 use crate::value::Value;
 use crate::{Data, Tensor, host, shape};
 
 /// Executors of a step's graphs, whose plans are taken out of it.
-pub(super) fn bodies<B: Accelerate>(kernel: &mut Kernel, device: &Device<B>) -> OpResult<Vec<Executor<B>>> {
+pub(super) fn bodies<A: Accelerate>(kernel: &mut Kernel, place: &Place<A::Backend>) -> OpResult<Vec<Executor<A>>> {
     let Kernel::Control(control) = kernel else {
         return Ok(Vec::new());
     };
     let plans = control.bodies.iter_mut().filter_map(|b| b.plan.take());
-    plans.map(|plan| Executor::new(plan, device.clone())).collect()
+    plans.map(|plan| Executor::new(plan, place.clone())).collect()
 }
 
 /// Runs a control operator. `operands` are the node's, then what the bodies capture.
-pub(super) fn run<B: Accelerate>(
+pub(super) fn run<A: Accelerate>(
     control: &Control,
-    executors: &[Executor<B>],
-    mut operands: Vec<Option<Value<B>>>,
-    device: &Device<B>,
+    executors: &[Executor<A>],
+    mut operands: Vec<Option<Value<A::Backend>>>,
     iterations: &Cell<u64>,
-) -> OpResult<Vec<Value<B>>> {
+) -> OpResult<Vec<Value<A::Backend>>> {
     ensure!(
         operands.len() >= control.operands && executors.len() == control.bodies.len(),
         "internal: operands and graphs do not fit"
@@ -78,21 +78,20 @@ pub(super) fn run<B: Accelerate>(
             };
             let out = crate::ops::flex_attention::run(&operands, *scale, *precision, modify)?;
             // What it returns is on the host; the device takes it from there.
-            let _ = device;
             Ok(vec![Value::Host(Arc::new(out))])
         }
     }
 }
 
 /// A graph with what it captures.
-struct Graph<'a, B: Accelerate> {
-    executor: &'a Executor<B>,
-    captures: Vec<Value<B>>,
+struct Graph<'a, A: Accelerate> {
+    executor: &'a Executor<A>,
+    captures: Vec<Value<A::Backend>>,
     iterations: &'a Cell<u64>,
 }
 
-impl<B: Accelerate> Graph<'_, B> {
-    fn call(&self, mut inputs: Vec<Value<B>>) -> OpResult<Vec<Value<B>>> {
+impl<A: Accelerate> Graph<'_, A> {
+    fn call(&self, mut inputs: Vec<Value<A::Backend>>) -> OpResult<Vec<Value<A::Backend>>> {
         inputs.extend(self.captures.iter().cloned());
         let at = AtomicUsize::new(usize::MAX);
         let run = Run {
@@ -110,9 +109,10 @@ impl<B: Accelerate> Graph<'_, B> {
     }
 
     /// One pass of a loop's body, within the bound on all of them.
-    fn pass(&self, inputs: Vec<Value<B>>) -> OpResult<Vec<Value<B>>> {
+    fn pass(&self, inputs: Vec<Value<A::Backend>>) -> OpResult<Vec<Value<A::Backend>>> {
         let n = self.iterations.get() + 1;
-        ensure!(n <= MAX_ITERATIONS, "loops run more than {MAX_ITERATIONS} times");
+        let most = limits::passes();
+        ensure!(n <= most, "loops run more than {most} times");
         self.iterations.set(n);
         self.call(inputs)
     }
@@ -130,22 +130,22 @@ impl<B: Accelerate> Graph<'_, B> {
     }
 }
 
-fn first<'a, 'b, B: Accelerate>(graphs: &'a [Graph<'b, B>]) -> OpResult<&'a Graph<'b, B>> {
+fn first<'a, 'b, A: Accelerate>(graphs: &'a [Graph<'b, A>]) -> OpResult<&'a Graph<'b, A>> {
     graphs.first().ok_or_else(|| Fault("internal: it has no graph".into()))
 }
 
-fn given<B: Accelerate>(operand: Option<Value<B>>) -> OpResult<Value<B>> {
+fn given<B: Backend>(operand: Option<Value<B>>) -> OpResult<Value<B>> {
     operand.ok_or_else(|| Fault("an input is missing".into()))
 }
 
-fn only<B: Accelerate>(values: Vec<Value<B>>) -> OpResult<Value<B>> {
+fn only<B: Backend>(values: Vec<Value<B>>) -> OpResult<Value<B>> {
     values
         .into_iter()
         .next()
         .ok_or_else(|| Fault("its graph has no output".into()))
 }
 
-fn truth<B: Accelerate>(value: Value<B>) -> OpResult<bool> {
+fn truth<B: Backend>(value: Value<B>) -> OpResult<bool> {
     let t = value.into_host()?;
     match t.data() {
         Data::Bool(v) if v.len() == 1 => Ok(v[0]),
@@ -157,7 +157,10 @@ fn truth<B: Accelerate>(value: Value<B>) -> OpResult<bool> {
     }
 }
 
-fn branch<B: Accelerate>(operands: Vec<Option<Value<B>>>, graphs: &[Graph<'_, B>]) -> OpResult<Vec<Value<B>>> {
+fn branch<A: Accelerate>(
+    operands: Vec<Option<Value<A::Backend>>>,
+    graphs: &[Graph<'_, A>],
+) -> OpResult<Vec<Value<A::Backend>>> {
     let condition = operands.into_iter().next().flatten();
     let taken = usize::from(!truth(given(condition)?)?);
     match graphs.get(taken) {
@@ -166,7 +169,10 @@ fn branch<B: Accelerate>(operands: Vec<Option<Value<B>>>, graphs: &[Graph<'_, B>
     }
 }
 
-fn repeat<B: Accelerate>(operands: Vec<Option<Value<B>>>, body: &Graph<'_, B>) -> OpResult<Vec<Value<B>>> {
+fn repeat<A: Accelerate>(
+    operands: Vec<Option<Value<A::Backend>>>,
+    body: &Graph<'_, A>,
+) -> OpResult<Vec<Value<A::Backend>>> {
     let mut operands = operands.into_iter();
     let limit = match operands.next().flatten() {
         Some(count) => match crate::kernel::i64s(&*count.into_host()?)?.as_slice() {
@@ -181,7 +187,7 @@ fn repeat<B: Accelerate>(operands: Vec<Option<Value<B>>>, body: &Graph<'_, B>) -
     let mut collected: Vec<Vec<Arc<Tensor>>> = Vec::new();
     let mut n = 0;
     while condition && limit.is_none_or(|l| n < l) {
-        let scalar = |data| Ok(Value::<B>::Host(Arc::new(tensor(Vec::new(), data)?)));
+        let scalar = |data| Ok(Value::<A::Backend>::Host(Arc::new(tensor(Vec::new(), data)?)));
         let mut inputs = vec![scalar(Data::I64(vec![n]))?, scalar(Data::Bool(vec![true]))?];
         inputs.append(&mut carried);
         let mut outputs = body.pass(inputs)?.into_iter();
@@ -202,10 +208,7 @@ fn repeat<B: Accelerate>(operands: Vec<Option<Value<B>>>, body: &Graph<'_, B>) -
 }
 
 /// Adds one pass's values to those before. Their size is bounded as a tensor's is, since they become one.
-fn gather<B: Accelerate>(
-    collected: &mut Vec<Vec<Arc<Tensor>>>,
-    values: impl Iterator<Item = Value<B>>,
-) -> OpResult<()> {
+fn gather<B: Backend>(collected: &mut Vec<Vec<Arc<Tensor>>>, values: impl Iterator<Item = Value<B>>) -> OpResult<()> {
     for (k, value) in values.enumerate() {
         let t = value.into_host()?;
         if collected.len() == k {
@@ -242,7 +245,11 @@ fn moved(t: Tensor, axis: i64) -> OpResult<Arc<Tensor>> {
     host::apply(Arc::new(t), &View::Permute(perm))
 }
 
-fn scan_along<B: Accelerate>(scan: &Scan, operands: Vec<Value<B>>, body: &Graph<'_, B>) -> OpResult<Vec<Value<B>>> {
+fn scan_along<A: Accelerate>(
+    scan: &Scan,
+    operands: Vec<Value<A::Backend>>,
+    body: &Graph<'_, A>,
+) -> OpResult<Vec<Value<A::Backend>>> {
     let kept = operands.len() - scan.inputs;
     let mut states = operands;
     let walked = states.split_off(kept);
@@ -288,11 +295,11 @@ fn scan_along<B: Accelerate>(scan: &Scan, operands: Vec<Value<B>>, body: &Graph<
 }
 
 /// Opset 8: one walk for each element of the batch.
-fn scan_batched<B: Accelerate>(
+fn scan_batched<A: Accelerate>(
     scan: &Scan,
-    operands: Vec<Option<Value<B>>>,
-    body: &Graph<'_, B>,
-) -> OpResult<Vec<Value<B>>> {
+    operands: Vec<Option<Value<A::Backend>>>,
+    body: &Graph<'_, A>,
+) -> OpResult<Vec<Value<A::Backend>>> {
     let mut operands = operands.into_iter();
     let lengths = operands.next().flatten();
     let operands = operands.map(|o| given(o)?.into_host()).collect::<OpResult<Vec<_>>>()?;
@@ -321,7 +328,10 @@ fn scan_batched<B: Accelerate>(
     stacked.collect()
 }
 
-fn map<B: Accelerate>(operands: Vec<Option<Value<B>>>, body: &Graph<'_, B>) -> OpResult<Vec<Value<B>>> {
+fn map<A: Accelerate>(
+    operands: Vec<Option<Value<A::Backend>>>,
+    body: &Graph<'_, A>,
+) -> OpResult<Vec<Value<A::Backend>>> {
     let operands = operands.into_iter().map(|o| given(o)?.into_held());
     let operands = operands.collect::<OpResult<Vec<_>>>()?;
     let length = match operands.first() {

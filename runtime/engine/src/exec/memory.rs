@@ -4,11 +4,8 @@ use burn_backend::Backend;
 
 use crate::DataType;
 use crate::fault::{OpResult, ensure};
+use crate::limits;
 use crate::value::Value;
-
-/// Bytes of all values that are alive at a time, weights not counted. A model that needs more fails, and the process
-/// lives on.
-const MAX_BYTES: usize = 16 << 30;
 
 /// Results below this are not worth a look at everything else.
 const LARGE: usize = 1 << 20;
@@ -20,9 +17,10 @@ pub(super) fn check<B: Backend>(results: &[Value<B>], alive: &[Option<Value<B>>]
         return Ok(());
     }
     let all = alive.iter().flatten().map(bytes).fold(new, usize::saturating_add);
+    let most = limits::bytes();
     ensure!(
-        all <= MAX_BYTES,
-        "the values of this run take more than the {MAX_BYTES} bytes allowed"
+        all <= most,
+        "the values of this run take more than the {most} bytes allowed"
     );
     Ok(())
 }

@@ -188,7 +188,7 @@ mod tests {
             let bias = biased.then(|| on_device(&ws[..1], &noise(&ws[..1], seed.rotate_left(3))));
             let residual = residual.map(|_| on_device(&ys, &noise(&ys, seed.rotate_left(9))));
             let packed = pack(&f32s(&ws, &w), &conv).expect("f32 and at most two dimensions");
-            let wanted = conv.run::<Flex>(x.clone(), on_device(&ws, &w), bias.clone(), residual.clone(), &FlexDevice);
+            let wanted = conv.run::<Flex>(x.clone(), on_device(&ws, &w), bias.clone(), residual.clone(), &crate::backend::Place::plain(FlexDevice));
             let wanted = wanted.expect("it resolves");
             let before = residual.as_ref().map(floats);
             let mut operands = [Some(x), None, bias, residual.clone()].map(|t| t.map(Value::Float));
