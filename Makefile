@@ -5,7 +5,7 @@ IMAGE ?= pilotlight:0.1.0
 # Static, so that it needs no base image.
 TRIPLE = $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help up cluster test clients e2e-cluster e2e-keda image bench conformance fuzz lint fmt doc licences tools python cluster-programs
+.PHONY: help up cluster test clients e2e-cluster e2e-keda image bench bench-fleet conformance fuzz lint fmt doc licences tools python cluster-programs
 
 help:        ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -49,6 +49,10 @@ bench: tools python cluster-programs ## proxy against HAProxy, wakes here and in
 	cargo build --release --workspace
 	cargo build --release --package pilotlight-engine --example bench
 	e2e/benches/run
+
+bench-fleet: tools cluster-programs ## COUNT services (10,000) on one controller: time, calls, memory (root, 10 minutes and more)
+	cargo build --release --package pilotlight --package pilotlight-e2e
+	target/release/bench-fleet
 
 conformance: tools python ## ONNX's own cases against the engine; writes runtime/engine/CONFORMANCE.md
 	PILOTLIGHT_WRITE_CONFORMANCE=1 cargo test --quiet --package pilotlight-e2e --test conformance -- --nocapture
