@@ -14,7 +14,7 @@ up: tools    ## serve manifests/examples on 127.0.0.1:8080 (admin 9090)
 	cargo run --release -- up manifests/examples
 
 cluster: tools cluster-programs ## a one-node Kubernetes with Pilotlight and the examples, and a shell in it (root)
-	cargo build
+	cargo build --workspace --bin pilotlight
 	e2e/cluster/playground target/debug/pilotlight
 
 test: tools python cluster-programs ## unit, property and end-to-end tests
@@ -31,8 +31,8 @@ clients: tools python ## KServe's and Triton's clients, grpcurl and curl against
 	cargo test --package pilotlight-e2e --features clients --test all_clients -- --test-threads=1
 
 e2e-cluster: tools cluster-programs ## end-to-end tests on a real Kubernetes, or on the one that KUBECONFIG names
-	cargo build
-	cargo test --package pilotlight-e2e --test cluster --no-fail-fast -- --test-threads=1
+	cargo build --workspace --bin pilotlight
+	cargo test --workspace --test cluster --no-fail-fast -- --test-threads=1
 
 e2e-keda: tools python cluster-programs ## KEDA's HTTP add-on: its end-to-end list on a real Kubernetes without KEDA (root)
 	cargo build
@@ -51,7 +51,7 @@ bench: tools python cluster-programs ## proxy against HAProxy, wakes here and in
 	e2e/benches/run
 
 bench-fleet: tools cluster-programs ## COUNT services (10,000) on one controller: time, calls, memory (root, 10 minutes and more)
-	cargo build --release --package pilotlight --package pilotlight-e2e
+	cargo build --release --workspace --bin pilotlight --bin bench-fleet
 	target/release/bench-fleet
 
 conformance: tools python ## ONNX's own cases against the engine; writes runtime/engine/CONFORMANCE.md

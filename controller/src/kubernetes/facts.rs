@@ -151,7 +151,9 @@ impl World {
         let (namespace, name) = key_of(&pod.metadata)?;
         let workload = workload(&namespace, &name, pod.metadata.labels.as_ref()?)?;
         let mut facts = pod_facts(pod, name.clone())?;
-        facts.failure = facts.failure.or_else(|| troubled(&self.troubles, &facts));
+        if facts.failure.is_none() {
+            facts.failure = troubled(&self.troubles, &facts);
+        }
         let service = (workload.namespace.clone(), workload.name.clone());
         let pods = self.pods.entry(workload.clone()).or_default();
         facts.served = facts.ready || pods.get(&facts.uid).is_some_and(|before| before.served);
