@@ -129,7 +129,7 @@ impl Bench {
                 } } },
             });
             let request = self.client.post(&url).header("content-type", "application/json");
-            async {
+            async move {
                 request
                     .body(body.to_string())
                     .send()

@@ -76,7 +76,7 @@ async fn two_canaries_take_their_shares_and_one_is_promoted_without_loss() {
     let home = Namespace::new(Cluster::shared(), "canaries").await;
     let service = home.service("iris", "iris.onnx").min(1);
     home.deploy(std::slice::from_ref(&service)).await;
-    let (next, forest) = ("pvc://models/flowers.onnx", "pvc://models/iris-forest.onnx");
+    let (next, forest) = ("pvc://models/iris.onnx", "pvc://models/iris-forest.onnx");
     let names = async || {
         let list = home.kubectl("get deployments -o json").await;
         let list: Value = serde_json::from_str(&list).expect("kubectl writes JSON");

@@ -83,7 +83,7 @@ async fn a_quota_that_is_used_up_is_told_to_the_client_within_seconds() {
 async fn memory_that_does_not_suffice_is_told_to_the_client_within_seconds() {
     let home = Namespace::new(Cluster::shared(), "memory").await;
     let service = home.service("iris", "iris.onnx");
-    let tight = "{ requests: { cpu: 10m, memory: 16Mi }, limits: { memory: 16Mi } }";
+    let tight = "{ requests: { cpu: 10m, memory: 6Mi }, limits: { memory: 6Mi } }";
     refused(&home, &service.model_field("resources", tight), "memory").await;
 }
 
@@ -92,7 +92,10 @@ async fn a_pod_that_waits_for_a_secret_that_nobody_made_is_told_to_the_client_wi
     let home = Namespace::new(Cluster::shared(), "secret").await;
     let service = home.service("iris", "iris.onnx");
     let volume = "[{ name: key, secret: { secretName: no-such } }]";
-    refused(&home, &service.field("volumes", volume), "FailedMount").await;
+    // One that no container mounts is not waited for.
+    let mount = "[{ name: key, mountPath: /key, readOnly: true }]";
+    let service = service.field("volumes", volume).model_field("volumeMounts", mount);
+    refused(&home, &service, "FailedMount").await;
     // It is made, and nobody has to do anything else.
     home.kubectl("create secret generic no-such --from-literal=key=value")
         .await;
