@@ -5,7 +5,7 @@ IMAGE ?= pilotlight:0.1.0
 # Static, so that it needs no base image.
 TRIPLE = $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help up cluster test clients e2e-cluster e2e-keda image bench conformance fuzz lint fmt doc licences tools python cluster-programs
+.PHONY: help up cluster test clients e2e-cluster e2e-keda image bench bench-fleet conformance fuzz lint fmt doc licences tools python cluster-programs
 
 help:        ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -14,7 +14,7 @@ up: tools    ## serve manifests/examples on 127.0.0.1:8080 (admin 9090)
 	cargo run --release -- up manifests/examples
 
 cluster: tools cluster-programs ## a one-node Kubernetes with Pilotlight and the examples, and a shell in it (root)
-	cargo build
+	cargo build --workspace --bin pilotlight
 	e2e/cluster/playground target/debug/pilotlight
 
 test: tools python cluster-programs ## unit, property and end-to-end tests
@@ -33,8 +33,8 @@ clients: tools python ## KServe's and Triton's clients, grpcurl, curl, emulators
 	cargo test --workspace --features pilotlight-e2e/clients --test all_clients --test emulators --no-fail-fast -- --test-threads=1
 
 e2e-cluster: tools cluster-programs ## end-to-end tests on a real Kubernetes, or on the one that KUBECONFIG names
-	cargo build
-	cargo test --package pilotlight-e2e --test cluster --no-fail-fast -- --test-threads=1
+	cargo build --workspace --bin pilotlight
+	cargo test --workspace --test cluster --no-fail-fast -- --test-threads=1
 
 e2e-keda: tools python cluster-programs ## KEDA's HTTP add-on: its end-to-end list on a real Kubernetes without KEDA (root)
 	cargo build
@@ -51,6 +51,10 @@ bench: tools python cluster-programs ## proxy against HAProxy, wakes here and in
 	cargo build --release --workspace
 	cargo build --release --package pilotlight-engine --example bench
 	e2e/benches/run
+
+bench-fleet: tools cluster-programs ## COUNT services (10,000) on one controller: time, calls, memory (root, 10 minutes and more)
+	cargo build --release --workspace --bin pilotlight --bin bench-fleet
+	target/release/bench-fleet
 
 conformance: tools python ## ONNX's own cases against the engine; writes runtime/engine/CONFORMANCE.md
 	PILOTLIGHT_WRITE_CONFORMANCE=1 cargo test --quiet --package pilotlight-e2e --test conformance -- --nocapture

@@ -239,6 +239,11 @@ impl Activator {
         Some(Sealed { backend, pick })
     }
 
+    /// Requests in flight on an endpoint from here; `None` where it is not known.
+    pub fn in_flight(&self, backend: &BackendId, endpoint: &EndpointId) -> Option<u32> {
+        self.known(backend)?.held_by(endpoint)
+    }
+
     /// Takes a seal back: the endpoint may be picked again. False if the endpoint is not known.
     pub fn unseal(&self, backend: &BackendId, endpoint: &EndpointId) -> bool {
         self.known(backend).is_some_and(|backend| backend.unseal(endpoint))

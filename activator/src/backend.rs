@@ -172,6 +172,10 @@ impl Backend {
         self.state.lock().in_flight(key)
     }
 
+    pub(crate) fn held_by(&self, id: &EndpointId) -> Option<u32> {
+        self.state.lock().held_by(id)
+    }
+
     pub(crate) fn sweep(&self, limits: PoolLimits) {
         let replicas = self.state.lock().endpoints();
         for replica in replicas {

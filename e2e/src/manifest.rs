@@ -12,8 +12,10 @@ pub struct Manifest {
     /// Fields of `spec.predictor`, each a line of YAML.
     predictor: Vec<String>,
     storage: String,
-    /// The value of `resources` of the model.
-    resources: Option<String>,
+    /// Fields of the model, each a line of YAML.
+    of_model: Vec<String>,
+    /// `canary[]` of the spec, each entry lines of YAML.
+    canaries: Vec<String>,
 }
 
 impl Manifest {
@@ -25,7 +27,8 @@ impl Manifest {
             annotations: BTreeMap::new(),
             predictor: Vec::new(),
             storage: model.as_ref().display().to_string(),
-            resources: None,
+            of_model: Vec::new(),
+            canaries: Vec::new(),
         };
         manifest.annotation("autoscaling.knative.dev/window", "6s").min(0)
     }
@@ -63,8 +66,32 @@ impl Manifest {
     }
 
     /// Sets what the model's pods request, in Kubernetes' quantities.
-    pub fn requests(mut self, cpu: &str, memory: &str) -> Self {
-        self.resources = Some(format!("{{ requests: {{ cpu: {cpu}, memory: {memory} }} }}"));
+    pub fn requests(self, cpu: &str, memory: &str) -> Self {
+        self.model_field(
+            "resources",
+            &format!("{{ requests: {{ cpu: {cpu}, memory: {memory} }} }}"),
+        )
+    }
+
+    /// Sets a field of the model to a YAML value; the last value given for a key counts.
+    pub fn model_field(mut self, key: &str, value: &str) -> Self {
+        self.of_model.retain(|line| !line.starts_with(&format!("{key}:")));
+        self.of_model.push(format!("{key}: {value}"));
+        self
+    }
+
+    /// Adds an entry of `canary[]`: another model file with a name and a share of the requests.
+    pub fn canary(mut self, name: &str, percent: u32, model: &str) -> Self {
+        let mut lines = vec![
+            format!("- trafficPercent: {percent}"),
+            "  predictor:".to_owned(),
+            format!("    name: {name}"),
+            "    model:".to_owned(),
+            "      modelFormat: { name: onnx }".to_owned(),
+            format!("      storageUri: {model}"),
+        ];
+        lines.extend(self.of_model.iter().map(|line| format!("      {line}")));
+        self.canaries.extend(lines);
         self
     }
 
@@ -112,8 +139,14 @@ impl Manifest {
             "    model:\n      modelFormat:\n        name: onnx\n      storageUri: {}\n",
             self.storage
         );
-        if let Some(resources) = &self.resources {
-            let _ = writeln!(text, "      resources: {resources}");
+        for line in &self.of_model {
+            let _ = writeln!(text, "      {line}");
+        }
+        if !self.canaries.is_empty() {
+            text.push_str("  canary:\n");
+        }
+        for line in &self.canaries {
+            let _ = writeln!(text, "    {line}");
         }
         text
     }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    AutoscalerClass, Canary, Cluster, Fault, Parsed, Storage,
+    AutoscalerClass, Cluster, Fault, Parsed, Storage, canary,
     known::{CONTAINER_FIELDS, POD_FIELDS},
     kubernetes::{ANNOTATION_AUTOSCALER_CLASS, LABEL_INFERENCE_SERVICE},
     v1alpha1::ServingRuntime,
@@ -37,26 +37,17 @@ const STAND_IN: &str = "/";
 /// panics, whatever the object; `Service::source` names no file.
 pub fn parse_object(object: &Value) -> Parsed {
     let mut faults = Vec::new();
-    let canary = canary_entry(object, &mut faults);
-    let percent = canary_percent(object, &mut faults);
+    let canaries = canary::canaries(object, parse_one, &mut faults);
     let mut parsed = parse_one(object);
+    if let Some(stable) = parsed.services.first() {
+        canary::check(stable, &canaries, &mut faults);
+    }
     parsed.faults.append(&mut faults);
-    let canary = match (canary, percent) {
-        (Some((mut parsed_canary, percent)), _) => {
-            parsed.faults.append(&mut parsed_canary.faults);
-            parsed_canary.services.pop().map(|service| Canary {
-                percent,
-                service: Some(Box::new(service)),
-            })
-        }
-        (None, Some(percent)) if percent < 100 => Some(Canary { percent, service: None }),
-        (None, _) => None,
-    };
     if !parsed.faults.is_empty() {
         parsed.services.clear();
     }
     for service in &mut parsed.services {
-        service.cluster.canary.clone_from(&canary);
+        service.cluster.canaries.clone_from(&canaries);
     }
     parsed
 }
@@ -81,69 +72,14 @@ fn parse_one(object: &Value) -> Parsed {
     parsed
 }
 
-fn fault(field: &str, message: impl Into<String>) -> Fault {
+/// A fault of an object that is no file's.
+pub(crate) fn fault(field: &str, message: impl Into<String>) -> Fault {
     Fault {
         file: std::path::PathBuf::new(),
         line: 1,
         field: field.to_owned(),
         message: message.into(),
     }
-}
-
-/// The share of `canaryTrafficPercent`.
-fn canary_percent(object: &Value, faults: &mut Vec<Fault>) -> Option<u8> {
-    let value = object
-        .pointer("/spec/predictor/canaryTrafficPercent")
-        .filter(|value| !value.is_null())?;
-    percent(value).or_else(|| {
-        faults.push(fault(
-            "spec.predictor.canaryTrafficPercent",
-            format!("found {value}, allowed is 0 to 100"),
-        ));
-        None
-    })
-}
-
-fn percent(value: &Value) -> Option<u8> {
-    value
-        .as_u64()
-        .filter(|percent| *percent <= 100)
-        .map(|percent| percent as u8)
-}
-
-/// The one entry of `spec.canary`, as a service of the same name.
-fn canary_entry(object: &Value, faults: &mut Vec<Fault>) -> Option<(Parsed, u8)> {
-    let entries = object.pointer("/spec/canary")?.as_array()?;
-    let entry = match entries.as_slice() {
-        [] => return None,
-        [entry] => entry,
-        more => {
-            let message = format!("found {} entries, allowed is one: remove the others", more.len());
-            faults.push(fault("spec.canary", message));
-            return None;
-        }
-    };
-    let Some(share) = entry.get("trafficPercent").and_then(percent) else {
-        faults.push(fault(
-            "spec.canary[0].trafficPercent",
-            "missing or no integer of 0 to 100",
-        ));
-        return None;
-    };
-    let mut document = object.clone();
-    let mut predictor = entry.get("predictor").cloned().unwrap_or_default();
-    if let Some(predictor) = predictor.as_object_mut() {
-        predictor.remove("name");
-    }
-    if let Some(spec) = document.get_mut("spec").and_then(Value::as_object_mut) {
-        spec.insert("predictor".to_owned(), predictor);
-        spec.remove("canary");
-    }
-    let mut parsed = parse_one(&document);
-    for fault in &mut parsed.faults {
-        fault.field = fault.field.replacen("spec.predictor", "spec.canary[0].predictor", 1);
-    }
-    Some((parsed, share))
 }
 
 /// What is taken out of the object before the parser looks at it.
@@ -333,6 +269,7 @@ fn strings(value: Option<&Value>) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Canary;
     use crate::Service;
 
     fn object(predictor: Value) -> Value {
@@ -455,35 +392,16 @@ mod tests {
     }
 
     #[test]
-    fn a_canary_is_a_share_of_the_same_predictor_or_a_predictor_of_its_own() {
+    fn a_canary_is_a_share_of_the_same_predictor() {
         let shared = one(json!({ "canaryTrafficPercent": 10, "model": model(json!({})) }));
-        assert_eq!(
-            shared.cluster.canary,
-            Some(Canary {
-                percent: 10,
-                service: None
-            })
-        );
-        assert_eq!(
-            one(json!({ "canaryTrafficPercent": 100, "model": model(json!({})) }))
-                .cluster
-                .canary,
-            None
-        );
-        let mut with_entry = object(json!({ "model": model(json!({})) }));
-        with_entry["spec"]["canary"] = json!([{
-            "trafficPercent": 20,
-            "predictor": { "name": "next", "model": model(json!({ "storageUri": "pvc://models/next.onnx" })) },
-        }]);
-        let canary = parse_object(&with_entry).services[0].cluster.canary.clone().unwrap();
-        assert_eq!(canary.percent, 20);
-        assert_eq!(
-            canary.service.unwrap().storage,
-            Storage::Claim {
-                claim: "models".into(),
-                path: "next.onnx".into()
-            }
-        );
+        let canary = Canary {
+            name: "canary".to_owned(),
+            percent: 10,
+            service: None,
+        };
+        assert_eq!(shared.cluster.canaries, [canary]);
+        let whole = one(json!({ "canaryTrafficPercent": 100, "model": model(json!({})) }));
+        assert_eq!(whole.cluster.canaries, []);
         assert_eq!(
             faults(json!({ "canaryTrafficPercent": 101, "model": model(json!({})) })),
             ["spec.predictor.canaryTrafficPercent: found 101, allowed is 0 to 100"]

@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use crate::{schema, v1alpha1, yaml};
 
+/// Canaries of one service at most. Their names and shares are compared with one another by the API server.
+const MAX_CANARIES: u32 = 16;
+
 /// How a definition is made.
 type Make = fn() -> Value;
 
@@ -168,16 +171,20 @@ fn add_cluster_fields(schema: &mut Value) {
         "type": "string",
     });
     schema["properties"]["spec"]["properties"]["canary"] = json!({
-        "description": "A second predictor beside the first, with a share of the requests.",
+        "description": "Other predictors beside the first, each with a share of the requests. The first one gets the rest.",
         "type": "array",
-        "maxItems": 1,
+        "maxItems": MAX_CANARIES,
         "items": {
             "type": "object",
             "required": ["predictor", "trafficPercent"],
             "properties": {
                 "predictor": {
-                    "description": "As `spec.predictor`.",
+                    "description": "As `spec.predictor`, with a `name`. Bounds and targets of scaling are those of the first one.",
                     "type": "object",
+                    "required": ["name"],
+                    "properties": {
+                        "name": { "type": "string", "minLength": 1, "maxLength": 53 },
+                    },
                     "x-kubernetes-preserve-unknown-fields": true,
                 },
                 "trafficPercent": {
@@ -188,6 +195,16 @@ fn add_cluster_fields(schema: &mut Value) {
                 },
             },
         },
+        "x-kubernetes-validations": [
+            {
+                "rule": "self.map(one, one.trafficPercent).sum() <= 100",
+                "message": "the shares of all canaries are 100 % at most",
+            },
+            {
+                "rule": "self.all(one, self.exists_one(other, other.predictor.name == one.predictor.name))",
+                "message": "every canary has a name of its own",
+            },
+        ],
     });
 }
 

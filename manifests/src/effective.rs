@@ -180,13 +180,15 @@ pub struct Cluster {
     pub annotations: BTreeMap<String, String>,
     /// `deploymentStrategy` as written; `Null` where it is absent.
     pub strategy: Value,
-    /// A second revision beside the first.
-    pub canary: Option<Canary>,
+    /// Revisions beside the first, by name. Their shares are 100 % at most, and the stable one gets the rest.
+    pub canaries: Vec<Canary>,
 }
 
-/// A second revision that gets a share of the requests.
+/// Another revision that gets a share of the requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Canary {
+    /// Its name: that of the entry of `canary[]`, or [`CANARY`](crate::kubernetes::CANARY).
+    pub name: String,
     /// Its share in percent, 0 to 100.
     pub percent: u8,
     /// What it serves: of `canaryTrafficPercent` nothing is said, as the predictor itself is the new revision and the former one

@@ -2,9 +2,14 @@
 //!
 //! The controller writes it into the status, the activator gives it to the requests that wait.
 
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ContainerState, ContainerStatus, Pod},
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ContainerState, ContainerStatus, Event, Pod},
+    },
+    jiff::Timestamp,
 };
 
 /// What keeps a pod from serving.
@@ -12,8 +17,12 @@ use k8s_openapi::api::{
 pub enum FailureKind {
     /// The image can't be had.
     Image,
-    /// The container can't be made: a missing secret or volume, a wrong command.
+    /// The container can't be made: a missing variable's secret, a wrong command.
     Config,
+    /// A volume can't be had: a missing secret, configuration or disk.
+    Volume,
+    /// The pod's sandbox can't be made: no address, no room on the node.
+    Sandbox,
     /// It starts and ends, again and again.
     Crash,
     /// It was ended for the memory it took.
@@ -32,6 +41,24 @@ impl FailureKind {
         !matches!(self, Self::Evicted)
     }
 
+    /// The kind of this name.
+    pub fn from_reason(reason: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.reason() == reason)
+    }
+
+    /// Every kind.
+    const ALL: [Self; 9] = [
+        Self::Image,
+        Self::Config,
+        Self::Volume,
+        Self::Sandbox,
+        Self::Crash,
+        Self::OutOfMemory,
+        Self::Unschedulable,
+        Self::Quota,
+        Self::Evicted,
+    ];
+
     /// Whether it is a lack of room and not a fault of the model or its pod.
     pub fn is_capacity(self) -> bool {
         matches!(self, Self::Unschedulable | Self::Quota | Self::Evicted)
@@ -42,6 +69,8 @@ impl FailureKind {
         match self {
             Self::Image => "ImagePullFailed",
             Self::Config => "ContainerConfigError",
+            Self::Volume => "FailedMount",
+            Self::Sandbox => "FailedCreatePodSandBox",
             Self::Crash => "CrashLoopBackOff",
             Self::OutOfMemory => "OOMKilled",
             Self::Unschedulable => "Unschedulable",
@@ -60,6 +89,86 @@ pub struct PodFailure {
     pub message: String,
     /// Exit code of the container, where it ended.
     pub exit_code: Option<i32>,
+}
+
+/// How long a pod's containers may be in the making before what its Events say counts: a volume that is attached, or a secret
+/// that is written a moment after the pod, passes by itself.
+pub const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Selects, of all Events, warnings about pods without those whose reason their status tells too.
+pub const TROUBLES: &str =
+    "type=Warning,involvedObject.kind=Pod,reason!=BackOff,reason!=Unhealthy,reason!=FailedScheduling,reason!=Failed";
+
+/// What an Event says against a pod whose containers are in the making: its status says nothing then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// When it was seen last.
+    pub at: Timestamp,
+    failure: PodFailure,
+}
+
+impl Trouble {
+    /// What the Event says; `None` for one of another matter.
+    pub fn of(event: &Event) -> Option<Self> {
+        let about = &event.involved_object;
+        let reason = event
+            .reason
+            .as_deref()
+            .filter(|_| about.kind.as_deref() == Some("Pod"))?;
+        let kind = match reason {
+            "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" => FailureKind::Volume,
+            "FailedCreatePodSandBox" | "FailedCreatePodContainer" | "NetworkNotReady" => FailureKind::Sandbox,
+            _ => return None,
+        };
+        let series = event
+            .series
+            .as_ref()
+            .and_then(|series| series.last_observed_time.as_ref());
+        let at = series
+            .map(|time| time.0)
+            .or(event.last_timestamp.as_ref().map(|time| time.0));
+        Some(Self {
+            namespace: about.namespace.clone()?,
+            pod: about.name.clone()?,
+            uid: about.uid.clone()?,
+            at: at.or(event.event_time.as_ref().map(|time| time.0))?,
+            failure: failure(kind, event.message.clone().unwrap_or_default(), None),
+        })
+    }
+
+    /// What keeps a pod from starting whose containers are in the making since then, once that has lasted.
+    pub fn failure(&self, since: Timestamp) -> Option<&PodFailure> {
+        let lasted = Duration::try_from(self.at.duration_since(since)).unwrap_or_default();
+        (lasted >= PATIENCE).then_some(&self.failure)
+    }
+}
+
+/// Since when the containers of a pod are in the making on its node; `None` where they are not, or one of them has run.
+pub fn in_the_making(pod: &Pod) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    let pending = status.phase.as_deref() == Some("Pending") && pod.metadata.deletion_timestamp.is_none();
+    let since = status.start_time.as_ref().filter(|_| pending)?.0;
+    let mut containers = status
+        .init_container_statuses
+        .iter()
+        .chain(&status.container_statuses)
+        .flatten();
+    let made = containers.any(|container| {
+        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        !waiting.is_some_and(|waiting| {
+            matches!(
+                waiting.reason.as_deref(),
+                None | Some("ContainerCreating" | "PodInitializing")
+            )
+        })
+    });
+    (!made).then_some(since)
 }
 
 /// Longest message; a container's last words may be a whole backtrace.
@@ -204,6 +313,50 @@ mod tests {
 
     fn kind(pod: &Pod) -> Option<FailureKind> {
         pod_failure(pod).map(|failure| failure.kind)
+    }
+
+    #[test]
+    fn what_a_volume_lacks_is_told_by_an_event_once_it_has_lasted() {
+        let event = |reason: &str, at: &str| {
+            let event = json!({
+                "metadata": {}, "reason": reason, "message": "secret \"s\" not found", "lastTimestamp": at,
+                "involvedObject": { "kind": "Pod", "namespace": "shop", "name": "p", "uid": "u" },
+            });
+            Trouble::of(&serde_json::from_value(event).unwrap())
+        };
+        let making = pod(json!({
+            "phase": "Pending", "startTime": "2026-11-23T12:00:00Z",
+            "containerStatuses": [{ "name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": { "waiting": { "reason": "ContainerCreating" } } }],
+        }));
+        let since = in_the_making(&making).unwrap();
+        let soon = event("FailedMount", "2026-11-23T12:00:02Z").unwrap();
+        assert_eq!(soon.failure(since), None);
+        let later = event("FailedMount", "2026-11-23T12:00:08Z").unwrap();
+        let failure = later.failure(since).unwrap();
+        assert_eq!(
+            (failure.kind, failure.message.as_str()),
+            (FailureKind::Volume, "secret \"s\" not found")
+        );
+        assert_eq!(event("Unhealthy", "2026-11-23T12:00:08Z"), None);
+    }
+
+    #[test]
+    fn a_pod_one_of_whose_containers_has_run_is_not_in_the_making() {
+        let running = container(json!({ "running": {} }), json!({}));
+        assert_eq!(in_the_making(&running), None);
+        assert_eq!(
+            in_the_making(&pod(json!({ "phase": "Pending" }))),
+            None,
+            "no node has it yet"
+        );
+    }
+
+    #[test]
+    fn every_kind_is_found_by_its_name() {
+        for kind in FailureKind::ALL {
+            assert_eq!(FailureKind::from_reason(kind.reason()), Some(kind));
+        }
     }
 
     #[test]

@@ -72,8 +72,8 @@ pub const ANNOTATION_DELETION_COST: &str = "controller.kubernetes.io/pod-deletio
 /// A label's value and a Service's name hold at most so many characters.
 const LABEL_LIMIT: usize = 63;
 
-/// What a canary's backend and label add to the service's name.
-const CANARY: &str = "canary";
+/// Name of the canary that `canaryTrafficPercent` makes; those of `canary[]` have names of their own.
+pub const CANARY: &str = "canary";
 
 /// One scalable workload of an InferenceService.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,8 +82,8 @@ pub struct Workload {
     pub namespace: String,
     /// `metadata.name` of the InferenceService.
     pub name: String,
-    /// Whether it is the canary beside the stable one.
-    pub canary: bool,
+    /// Name of the canary beside the stable one; `None` is the stable one itself.
+    pub canary: Option<String>,
 }
 
 impl Workload {
@@ -92,27 +92,35 @@ impl Workload {
         Self {
             namespace: namespace.into(),
             name: name.into(),
-            canary: false,
+            canary: None,
         }
     }
 
-    /// The canary's workload of a service.
-    pub fn canary(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    /// The workload of the service's canary of this name.
+    pub fn canary(namespace: impl Into<String>, name: impl Into<String>, canary: impl Into<String>) -> Self {
         Self {
-            canary: true,
+            canary: Some(canary.into()),
             ..Self::stable(namespace, name)
         }
     }
 
+    /// Whether it is a canary.
+    pub fn is_canary(&self) -> bool {
+        self.canary.is_some()
+    }
+
+    /// Whether both are workloads of one service.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        (&self.namespace, &self.name) == (&other.namespace, &other.name)
+    }
+
     /// The backend in routes and counts: `namespace/name`, of a canary `namespace/name@canary`.
     pub fn backend(&self) -> String {
-        let Self {
-            namespace,
-            name,
-            canary,
-        } = self;
-        let mark = if *canary { "@canary" } else { "" };
-        format!("{namespace}/{name}{mark}")
+        let Self { namespace, name, .. } = self;
+        match &self.canary {
+            Some(canary) => format!("{namespace}/{name}@{canary}"),
+            None => format!("{namespace}/{name}"),
+        }
     }
 
     /// The workload of a backend; `None` where the text is none of [`backend`](Self::backend).
@@ -120,18 +128,17 @@ impl Workload {
         let (namespace, name) = backend.split_once('/')?;
         match name.split_once('@') {
             None => Some(Self::stable(namespace, name)),
-            Some((name, CANARY)) => Some(Self::canary(namespace, name)),
+            Some((name, canary)) if is_name(canary) => Some(Self::canary(namespace, name, canary)),
             Some(_) => None,
         }
     }
 
-    /// Name of the Deployment.
+    /// Name of the Deployment: `{name}-predictor`, of a canary `{name}-predictor-{canary}`.
     pub fn deployment(&self) -> String {
         let predictor = predictor(&self.name);
-        if self.canary {
-            format!("{predictor}-{CANARY}")
-        } else {
-            predictor
+        match &self.canary {
+            Some(canary) => format!("{predictor}-{canary}"),
+            None => predictor,
         }
     }
 
@@ -141,13 +148,12 @@ impl Workload {
         bounded(&format!("isvc.{}", self.deployment()))
     }
 
-    /// Value of the label [`LABEL_BACKEND`]: the name, of a canary `{name}.canary`, which no service can be called.
+    /// Value of the label [`LABEL_BACKEND`]: the name, of a canary `{name}.{canary}`, which no service can be called. Within the
+    /// limit of labels where [`canary_name_limit`] was kept to.
     pub fn label(&self) -> String {
-        let Self { name, canary, .. } = self;
-        if *canary {
-            format!("{name}.{CANARY}")
-        } else {
-            name.clone()
+        match &self.canary {
+            Some(canary) => format!("{}.{canary}", self.name),
+            None => self.name.clone(),
         }
     }
 
@@ -155,10 +161,21 @@ impl Workload {
     pub fn from_label(namespace: &str, label: &str) -> Option<Self> {
         match label.split_once('.') {
             None => Some(Self::stable(namespace, label)),
-            Some((name, CANARY)) => Some(Self::canary(namespace, name)),
+            Some((name, canary)) if is_name(canary) => Some(Self::canary(namespace, name, canary)),
             Some(_) => None,
         }
     }
+}
+
+/// Whether a text is a name of a canary: of a-z, 0-9 and -, beginning and ending with a letter or digit.
+pub fn is_name(text: &str) -> bool {
+    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+    !text.is_empty() && text.bytes().all(|byte| inner(&byte)) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// Longest name of a canary of this service: its label holds both names.
+pub fn canary_name_limit(service: &str) -> usize {
+    LABEL_LIMIT.saturating_sub(service.len() + 1)
 }
 
 /// Name of the Deployment, and of the Service that leads to the activators: `{name}-predictor`.
@@ -200,18 +217,24 @@ mod tests {
 
     #[test]
     fn a_workload_is_found_again_by_its_backend_and_by_its_label() {
-        for workload in [Workload::stable("shop", "iris"), Workload::canary("shop", "iris")] {
+        for workload in [
+            Workload::stable("shop", "iris"),
+            Workload::canary("shop", "iris", CANARY),
+            Workload::canary("shop", "iris", "next-2"),
+        ] {
             assert_eq!(Workload::from_backend(&workload.backend()), Some(workload.clone()));
             assert_eq!(Workload::from_label("shop", &workload.label()), Some(workload));
         }
         assert_eq!(Workload::from_backend("iris"), None);
-        assert_eq!(Workload::from_backend("shop/iris@other"), None);
+        for none in ["shop/iris@", "shop/iris@a@b", "shop/iris@-a", "shop/iris@A"] {
+            assert_eq!(Workload::from_backend(none), None, "{none}");
+        }
     }
 
     #[test]
     fn the_longest_name_still_makes_labels_and_services() {
         let name = "a".repeat(53);
-        for text in [Workload::canary("shop", &name).app(), private_service(&name)] {
+        for text in [Workload::canary("shop", &name, CANARY).app(), private_service(&name)] {
             assert!(text.len() <= 63 && text.len() > 54, "{text}");
         }
         let other = format!("{}b", "a".repeat(52));
@@ -225,7 +248,7 @@ mod tests {
             (stable.deployment(), stable.app()),
             ("iris-predictor".to_owned(), "isvc.iris-predictor".to_owned())
         );
-        let canary = Workload::canary("shop", "iris");
+        let canary = Workload::canary("shop", "iris", CANARY);
         assert_eq!(canary.deployment(), "iris-predictor-canary");
         assert_eq!(canary.backend(), "shop/iris@canary");
     }

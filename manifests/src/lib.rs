@@ -8,6 +8,7 @@
 
 mod annotations;
 mod builder;
+mod canary;
 mod check;
 mod cluster;
 mod crd;

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
-use kube::Client;
+use kube::Config;
 use pilotlight_controller::{
     keda::cluster::Keda,
-    kubernetes::{ClusterConfig, ClusterController},
+    kubernetes::{Calls, ClusterConfig, ClusterController},
 };
 
 use super::{Failure, keda, serve_until_end};
@@ -73,11 +73,11 @@ pub(crate) struct Args {
     pod_name: String,
 
     /// Writes to the API server a second at most; scaling is urgent and not counted.
-    #[arg(long, value_name = "N", env = "PILOTLIGHT_WRITES_PER_SECOND", default_value_t = 50)]
+    #[arg(long, value_name = "N", env = "PILOTLIGHT_WRITES_PER_SECOND", default_value_t = 100)]
     writes_per_second: u32,
 
     /// Services that are reconciled at once.
-    #[arg(long, value_name = "N", env = "PILOTLIGHT_CONCURRENCY", default_value_t = 8)]
+    #[arg(long, value_name = "N", env = "PILOTLIGHT_CONCURRENCY", default_value_t = 16)]
     concurrency: u16,
 
     /// Milliseconds for which runtimes go on answering after SIGTERM, while the activators learn of it.
@@ -119,12 +119,14 @@ pub(crate) fn run(args: Args) -> ExitCode {
 async fn serve(args: Args) -> Result<(), Failure> {
     let mut exporting = pilotlight_telemetry::start("pilotlight-controller");
     let shutdown = stop_on_signal()?;
-    let client = Client::try_default()
-        .await
-        .map_err(|error| Failure::Message(format!("no way to the Kubernetes API server: {error}")))?;
+    let no_way =
+        |error: &dyn std::fmt::Display| Failure::Message(format!("no way to the Kubernetes API server: {error}"));
+    let found = Config::infer().await.map_err(|error| no_way(&error))?;
+    let calls = Calls::new().map_err(|error| no_way(&error))?;
+    let client = calls.client(found).map_err(|error| no_way(&error))?;
     let message = |error: &dyn std::fmt::Display| Failure::Message(error.to_string());
     let keda = args.keda.then(|| keda::cluster(&args.namespace)).transpose()?;
-    let controller = ClusterController::new(client.clone(), config(args)).map_err(|error| message(&error))?;
+    let controller = ClusterController::new(client.clone(), &calls, config(args)).map_err(|error| message(&error))?;
     let series = controller.registry().clone();
     exporting.metrics(move || series.gather());
     let Some(keda) = keda else {

@@ -502,6 +502,11 @@ impl<E: Clone, W> BackendState<E, W> {
             .map_or(0, |slot| slot.in_flight)
     }
 
+    /// Requests that an endpoint holds; `None` for one that is unknown.
+    pub(crate) fn held_by(&mut self, id: &EndpointId) -> Option<u32> {
+        self.by_id(id).map(|slot| slot.in_flight)
+    }
+
     fn by_key(&mut self, key: u64) -> Option<&mut Slot<E>> {
         self.slots.iter_mut().find(|slot| slot.key == key)
     }

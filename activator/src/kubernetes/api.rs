@@ -5,6 +5,7 @@
 //! | `GET /api/v1/snapshot` | [`Snapshot`](crate::Snapshot) |
 //! | `POST /api/v1/seal` `{"backend", "endpoints": [uid], "holdSeconds"}` | `{"endpoints": {uid: {"known", "inFlight"}}}` |
 //! | `POST /api/v1/unseal` the same | the same, as it was before |
+//! | `POST /api/v1/load` the same | the same; nothing is sealed |
 //! | `GET /api/v1/wakes` | `{"backends": {name: {phase: seconds}}}` of the last cold wake of each |
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -23,7 +24,7 @@ use crate::{Activator, BackendId, Snapshot, WakePhases};
 /// How long a seal holds where the request does not say.
 const HOLD: f64 = 30.0;
 
-/// Body of `seal` and `unseal`.
+/// Body of `seal`, `unseal` and `load`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SealRequest {
@@ -40,7 +41,7 @@ fn hold() -> f64 {
     HOLD
 }
 
-/// Answer of `seal` and `unseal`.
+/// Answer of `seal`, `unseal` and `load`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SealAnswer {
     /// By uid.
@@ -69,6 +70,7 @@ pub(crate) fn router(activator: Activator, seals: Arc<Seals>, hold_max: Duration
         .route("/api/v1/snapshot", get(snapshot))
         .route("/api/v1/seal", post(seal))
         .route("/api/v1/unseal", post(unseal))
+        .route("/api/v1/load", post(load))
         .route("/api/v1/wakes", get(wakes))
         .with_state(Arc::new(api))
 }
@@ -92,6 +94,12 @@ async fn unseal(State(api): State<Arc<Api>>, Json(request): Json<SealRequest>) -
     };
     api.seals.unseal(&backend, &endpoints);
     Json(answer)
+}
+
+async fn load(State(api): State<Arc<Api>>, Json(request): Json<SealRequest>) -> Json<SealAnswer> {
+    Json(SealAnswer {
+        endpoints: api.seals.load(&request.backend, &request.endpoints),
+    })
 }
 
 async fn wakes(State(api): State<Arc<Api>>) -> Json<Wakes> {

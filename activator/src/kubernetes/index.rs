@@ -2,13 +2,16 @@
 //! without IO and clock: objects and the time come in, what has to be told to the activator is asked for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
 use k8s_openapi::{api::discovery::v1::EndpointSlice, jiff::Timestamp};
 use kube::core::ApiResource;
-use pilotlight_manifests::{failure::PodFailure, kubernetes::Workload};
+use pilotlight_manifests::{
+    failure::{PodFailure, Trouble},
+    kubernetes::Workload,
+};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -22,6 +25,9 @@ use super::{
     target::Target,
 };
 use crate::{BackendId, Endpoint, EndpointId, EndpointState, Probe, Route, WakeError, WakeReason, services};
+
+/// Pods that Events are remembered of.
+const MAX_TROUBLES: usize = 256;
 
 /// An object's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,6 +43,8 @@ pub(crate) enum Kind {
     Deployment,
     Pod,
     Slice,
+    /// Events, of which only what stands against pods in the making is taken.
+    Trouble,
 }
 
 /// An object as it is now; `None` where it is gone or of no concern.
@@ -46,6 +54,7 @@ pub(crate) enum Object {
     Deployment(Option<Box<DeploymentView>>),
     Pod(Option<Box<PodView>>),
     Slice(Option<Box<EndpointSlice>>),
+    Trouble(Option<Box<Trouble>>),
 }
 
 /// What a change concerns.
@@ -111,8 +120,10 @@ pub(crate) struct Index {
     services: BTreeMap<Key, Service>,
     deployments: HashMap<Key, Deployment>,
     pods: HashMap<Key, Pod>,
+    /// What Events say against pods, by uid, the latest [`MAX_TROUBLES`]: an Event may come before its pod is known.
+    troubles: VecDeque<Trouble>,
     /// The Deployment of each backend.
-    deployment_of: HashMap<BackendId, Key>,
+    deployment_of: BTreeMap<BackendId, Key>,
     /// The pods of each backend, oldest first: all activators number them alike, and a new one changes nothing for others.
     pods_of: HashMap<BackendId, BTreeMap<(Timestamp, String), Key>>,
     peers: Peers,
@@ -132,7 +143,8 @@ impl Index {
             services: BTreeMap::new(),
             deployments: HashMap::new(),
             pods: HashMap::new(),
-            deployment_of: HashMap::new(),
+            troubles: VecDeque::new(),
+            deployment_of: BTreeMap::new(),
             pods_of: HashMap::new(),
             peers: Peers::default(),
             rank: Rank::ALONE,
@@ -156,6 +168,9 @@ impl Index {
                 self.peers.set(&key.name, slice.as_deref());
                 self.rank_again()
             }
+            Object::Trouble(trouble) => {
+                trouble.map_or_else(Touched::default, |trouble| self.set_trouble(*trouble, now))
+            }
         }
     }
 
@@ -170,13 +185,15 @@ impl Index {
                 self.peers.keep(&listed.iter().map(|key| key.name.clone()).collect());
                 return self.rank_again();
             }
+            // They expire; what they said goes with the pod.
+            Kind::Trouble => return Touched::default(),
         };
         let mut touched = Touched::default();
         for key in gone {
             let object = match kind {
                 Kind::Service => Object::Service(None),
                 Kind::Deployment => Object::Deployment(None),
-                Kind::Pod | Kind::Slice => Object::Pod(None),
+                Kind::Pod | Kind::Slice | Kind::Trouble => Object::Pod(None),
             };
             touched.merge(self.set(&key, object, now));
         }
@@ -186,9 +203,8 @@ impl Index {
     fn set_service(&mut self, key: &Key, object: Option<&Value>) -> Touched {
         let stable = Workload::stable(&key.namespace, &key.name);
         let mut touched = Touched::backend(&stable);
-        touched
-            .backends
-            .insert(backend(&Workload::canary(&key.namespace, &key.name)));
+        let canaries = self.canary_deployments(&stable).map(|(backend, _)| backend.clone());
+        touched.backends.extend(canaries);
         touched.routes = true;
         let Some(object) = object else {
             return match self.services.remove(key) {
@@ -205,7 +221,8 @@ impl Index {
         let Some(declared) = service::read(object, before, &self.domains) else {
             return Touched::default();
         };
-        touched.routes = before.is_none_or(|before| before.route != declared.route || before.canary != declared.canary);
+        touched.routes =
+            before.is_none_or(|before| before.route != declared.route || before.canaries != declared.canaries);
         self.services.insert(key.clone(), Service { version, declared });
         touched
     }
@@ -220,7 +237,8 @@ impl Index {
             }
             touched.backends.insert(id);
         }
-        let canary = |view: Option<&DeploymentView>| view.filter(|view| view.workload.canary).map(|view| view.percent);
+        let canary =
+            |view: Option<&DeploymentView>| view.filter(|view| view.workload.is_canary()).map(|view| view.percent);
         touched.routes = canary(before.as_ref().map(|before| &before.view)) != canary(view.as_ref());
         let Some(view) = view else { return touched };
         let id = backend(&view.workload);
@@ -245,7 +263,11 @@ impl Index {
             }
             touched.backends.insert(id);
         }
-        let Some(view) = view else { return touched };
+        let Some(mut view) = view else { return touched };
+        if let (None, Some(since)) = (&view.failure, view.in_the_making) {
+            let trouble = self.troubles.iter().find(|trouble| trouble.uid == view.uid);
+            view.failure = trouble.and_then(|trouble| trouble.failure(since)).cloned();
+        }
         let id = backend(&view.workload);
         let pods = self.pods_of.entry(id.clone()).or_default();
         pods.insert((view.created, view.uid.clone()), key.clone());
@@ -264,6 +286,20 @@ impl Index {
         };
         self.pods.insert(key.clone(), pod);
         touched
+    }
+
+    fn set_trouble(&mut self, trouble: Trouble, now: Instant) -> Touched {
+        let key = Key {
+            namespace: trouble.namespace.clone(),
+            name: trouble.pod.clone(),
+        };
+        self.troubles.retain(|known| known.uid != trouble.uid);
+        self.troubles.push_back(trouble);
+        if self.troubles.len() > MAX_TROUBLES {
+            self.troubles.pop_front();
+        }
+        let view = self.pods.get(&key).map(|pod| pod.view.clone());
+        view.map_or_else(Touched::default, |view| self.set_pod(&key, Some(view), now))
     }
 
     /// With other peers the shares of all are other ones.
@@ -302,10 +338,7 @@ impl Index {
         let route = |(key, service): (&Key, &Service)| {
             let route = &service.declared.route;
             let workload = Workload::stable(&key.namespace, &key.name);
-            let mut route = match self.canary(&workload, &service.declared) {
-                Some(percent) => service::with_canary(route, &workload, percent),
-                None => route.clone(),
-            };
+            let mut route = service::with_canaries(route, &self.canaries(&workload, &service.declared));
             // What a client of the same namespace may say, where it can mean only one.
             if bare.get(key.name.as_str()) == Some(&1) {
                 route.predicate.hosts.push(workload.deployment());
@@ -315,11 +348,28 @@ impl Index {
         self.services.iter().map(route).collect()
     }
 
-    /// The canary's share, while its Deployment is there.
-    fn canary(&self, workload: &Workload, declared: &Declared) -> Option<u32> {
-        let canary = backend(&Workload::canary(&workload.namespace, &workload.name));
-        let deployment = self.deployment(&canary)?;
-        deployment.view.percent.or(declared.canary)
+    /// The canaries of a stable workload whose Deployments are there, with their shares.
+    fn canaries(&self, stable: &Workload, declared: &Declared) -> Vec<(BackendId, u32)> {
+        let with_share = self.canary_deployments(stable).filter_map(|(backend, deployment)| {
+            let view = &deployment.view;
+            let declared = view
+                .workload
+                .canary
+                .as_ref()
+                .and_then(|name| declared.canaries.get(name));
+            Some((backend.clone(), view.percent.or(declared.copied())?))
+        });
+        with_share.collect()
+    }
+
+    /// The Deployments of the canaries of a stable workload.
+    fn canary_deployments(&self, stable: &Workload) -> impl Iterator<Item = (&BackendId, &Deployment)> {
+        let own = backend(stable);
+        let prefix = format!("{own}@");
+        // Other services whose names go on behind this one's are between it and its canaries.
+        let from = self.deployment_of.range(BackendId::new(&prefix)..);
+        let canaries = from.take_while(move |(backend, _)| backend.as_str().starts_with(&prefix));
+        canaries.filter_map(|(backend, key)| Some((backend, self.deployments.get(key)?)))
     }
 
     fn deployment(&self, backend: &BackendId) -> Option<&Deployment> {

@@ -254,6 +254,46 @@ fn a_canary_has_its_share_while_its_deployment_is_there() {
 }
 
 #[test]
+fn canaries_of_other_services_are_none_of_this_one() {
+    let mut stage = Stage::new();
+    stage.service("iris", &json!({}));
+    let share = json!({ "annotations": { "pilotlight.dev/traffic-percent": "20" } });
+    stage.deployment("iris-predictor-a", "iris.a", &share);
+    stage.deployment("iris-predictor-b", "iris.b", &share);
+    stage.deployment("iris-2-predictor-a", "iris-2.a", &share);
+    let routes = stage.index.routes();
+    let backends = routes[0].backends.iter();
+    let found: Vec<(&str, u32)> = backends.map(|one| (one.backend.as_str(), one.weight)).collect();
+    assert_eq!(found, [("shop/iris", 60), ("shop/iris@a", 20), ("shop/iris@b", 20)]);
+}
+
+#[test]
+fn what_a_pod_in_the_making_lacks_is_told_by_its_events() {
+    let mut stage = Stage::new();
+    stage.service("iris", &json!({}));
+    stage.pod(
+        "p",
+        json!({ "status": { "phase": "Pending", "podIP": null, "startTime": "2026-11-23T15:00:00Z" } }),
+    );
+    assert_eq!(stage.index.outlook(&iris(), |_| false, stage.now), Outlook::Hopeful);
+    let event = json!({
+        "metadata": {}, "reason": "FailedMount", "message": "no secret", "lastTimestamp": "2026-11-23T15:00:07Z",
+        "involvedObject": { "kind": "Pod", "namespace": "shop", "name": "p", "uid": "uid-p" },
+    });
+    let trouble = Trouble::of(&serde_json::from_value(event).unwrap()).unwrap();
+    let touched = stage
+        .index
+        .set(&key("p"), Object::Trouble(Some(Box::new(trouble))), stage.now);
+    assert!(touched.backends.contains(&iris()));
+    let later = stage.now + GRACE;
+    assert!(
+        matches!(stage.index.outlook(&iris(), |_| false, later), Outlook::Failing(error) if error.message.contains("no secret"))
+    );
+    stage.pod("p", json!({ "status": { "phase": "Running" } }));
+    assert_eq!(stage.index.outlook(&iris(), |_| false, later), Outlook::Hopeful);
+}
+
+#[test]
 fn a_failure_is_told_once_it_has_lasted_and_only_while_no_pod_is_better() {
     let mut stage = Stage::new();
     stage.service("iris", &json!({}));

@@ -12,7 +12,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use pilotlight_manifests::{
-    failure::{PodFailure, pod_failure},
+    failure::{PodFailure, in_the_making, pod_failure},
     kubernetes::{
         COMPONENT_PREDICTOR, CONTAINER, DATA_PORT, LABEL_BACKEND, LABEL_COMPONENT, LABEL_INFERENCE_SERVICE, Workload,
     },
@@ -42,6 +42,8 @@ pub(crate) struct PodView {
     pub(crate) over: bool,
     pub(crate) created: Timestamp,
     pub(crate) failure: Option<PodFailure>,
+    /// Since when its containers are being made; only its Events say then what it lacks.
+    pub(crate) in_the_making: Option<Timestamp>,
 }
 
 impl PodView {
@@ -76,6 +78,7 @@ impl PodView {
             over: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             created: meta.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0),
             failure: pod_failure(pod),
+            in_the_making: in_the_making(pod),
         })
     }
 

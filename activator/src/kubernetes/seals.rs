@@ -89,6 +89,21 @@ impl Seals {
         uids.iter().map(drain).collect()
     }
 
+    /// What is in flight on these pods, and nothing else: who chooses pods that are to go asks first.
+    pub fn load(&self, backend: &BackendId, uids: &[String]) -> BTreeMap<String, Drain> {
+        let state = self.state.lock();
+        let load = |uid: &String| {
+            let held = ids(&state, backend, uid).filter_map(|id| self.activator.get()?.in_flight(backend, id));
+            let held: Vec<u32> = held.collect();
+            let drain = Drain {
+                known: !held.is_empty(),
+                in_flight: held.iter().sum(),
+            };
+            (uid.clone(), drain)
+        };
+        uids.iter().map(load).collect()
+    }
+
     /// Takes the seals of these pods back.
     pub fn unseal(&self, backend: &BackendId, uids: &[String]) {
         let mut state = self.state.lock();

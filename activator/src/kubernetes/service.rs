@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pilotlight_manifests::{
-    Activation, Service,
-    kubernetes::{Workload, cluster_hosts},
-    parse_object,
-};
+use pilotlight_manifests::{Activation, Service, kubernetes::cluster_hosts, parse_object};
 use serde_json::Value;
 
 use crate::{BackendId, Route, WeightedBackend, services};
@@ -48,8 +44,8 @@ impl Version {
 pub(crate) struct Declared {
     /// To its stable workload.
     pub(crate) route: Route,
-    /// A canary's share in percent, once its Deployment exists.
-    pub(crate) canary: Option<u32>,
+    /// The share of each canary in percent, by name, once its Deployment exists.
+    pub(crate) canaries: BTreeMap<String, u32>,
     pub(crate) capacity: Option<u32>,
     pub(crate) max_batch_size: u32,
     pub(crate) activation_scale: i32,
@@ -82,7 +78,7 @@ pub(crate) fn read(object: &Value, before: Option<&Declared>, domains: &Domains)
 fn declared(service: &Service, domains: &Domains) -> Declared {
     let mut declared = Declared {
         route: services::route(service, &domains.domain),
-        canary: service.cluster.canary.as_ref().map(|canary| u32::from(canary.percent)),
+        canaries: canaries(service),
         capacity: service.container_concurrency.map(std::num::NonZeroU32::get),
         max_batch_size: service.batching.max_batch_size.get(),
         activation_scale: service.scaling.activation_scale.clamp(1, i32::MAX as u32) as i32,
@@ -104,7 +100,7 @@ fn by_name(namespace: &str, name: &str, domains: &Domains) -> Declared {
         .chain(cluster_hosts(namespace, name, &domains.cluster_domain));
     Declared {
         route: services::route_of(namespace, name, &Activation::default(), hosts),
-        canary: None,
+        canaries: BTreeMap::new(),
         capacity: None,
         max_batch_size: pilotlight_manifests::Batching::default().max_batch_size.get(),
         activation_scale: 1,
@@ -113,18 +109,31 @@ fn by_name(namespace: &str, name: &str, domains: &Domains) -> Declared {
     }
 }
 
-/// The route with the share of its canary. A canary that takes everything leaves the stable workload in the route with 0.
-pub(crate) fn with_canary(route: &Route, workload: &Workload, percent: u32) -> Route {
-    let percent = percent.min(services::WHOLE);
-    let canary = Workload::canary(&workload.namespace, &workload.name);
+fn canaries(service: &Service) -> BTreeMap<String, u32> {
+    let canaries = service.cluster.canaries.iter();
+    canaries
+        .map(|canary| (canary.name.clone(), u32::from(canary.percent)))
+        .collect()
+}
+
+/// The route with the shares of its canaries. Those that take everything leave the stable workload in the route with 0; of
+/// shares past the whole, which two states of a service give for a moment, the later ones are cut.
+pub(crate) fn with_canaries(route: &Route, canaries: &[(BackendId, u32)]) -> Route {
     let mut route = route.clone();
-    for stable in &mut route.backends {
-        stable.weight = services::WHOLE - percent;
+    let mut left = services::WHOLE;
+    let mut beside = Vec::new();
+    for (backend, percent) in canaries {
+        let weight = left.min(*percent);
+        left -= weight;
+        beside.push(WeightedBackend {
+            backend: backend.clone(),
+            weight,
+        });
     }
-    route.backends.push(WeightedBackend {
-        backend: BackendId::new(canary.backend()),
-        weight: percent,
-    });
+    for stable in &mut route.backends {
+        stable.weight = left;
+    }
+    route.backends.extend(beside);
     route
 }
 
@@ -199,16 +208,18 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_canary_gets_its_share_and_the_stable_workload_the_rest() {
+    fn canaries_get_their_shares_and_the_stable_workload_the_rest() {
         let declared = read(&object(&good()), None, &domains()).unwrap();
-        for percent in [0, 10, 100] {
-            let route = with_canary(&declared.route, &Workload::stable("shop", "iris"), percent);
-            let weights: Vec<(&str, u32)> = route
+        let canary = |name: &str, percent: u32| (BackendId::new(format!("shop/iris@{name}")), percent);
+        for (one, other, weights) in [(0, 10, [90, 0, 10]), (30, 70, [0, 30, 70]), (100, 20, [0, 100, 0])] {
+            let route = with_canaries(&declared.route, &[canary("a", one), canary("b", other)]);
+            let found: Vec<(&str, u32)> = route
                 .backends
                 .iter()
                 .map(|weighted| (weighted.backend.as_str(), weighted.weight))
                 .collect();
-            assert_eq!(weights, [("shop/iris", 100 - percent), ("shop/iris@canary", percent)]);
+            let names = ["shop/iris", "shop/iris@a", "shop/iris@b"];
+            assert_eq!(found, names.into_iter().zip(weights).collect::<Vec<_>>());
         }
     }
 }

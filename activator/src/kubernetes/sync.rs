@@ -30,6 +30,9 @@ use crate::{Activator, BackendId, Event as Happened, WakeError};
 /// Changes that are taken together.
 const BATCH: usize = 1_024;
 
+/// Putting the routes together takes at most one part in so many of the time.
+const ROUTES_DUTY: u32 = 10;
+
 /// The name under which the services' routes are handed in.
 pub(crate) const SERVICES: &str = "services";
 
@@ -49,6 +52,10 @@ pub(crate) struct Sync {
     failing: HashMap<BackendId, WakeError>,
     /// When to look at a backend again whose failure may pass.
     unsure: BTreeMap<BackendId, Instant>,
+    /// Routes changed and were not handed in yet.
+    routes_changed: bool,
+    /// They are not handed in before.
+    routes_from: Instant,
 }
 
 impl Sync {
@@ -75,6 +82,8 @@ impl Sync {
             listing: HashMap::new(),
             failing: HashMap::new(),
             unsure: BTreeMap::new(),
+            routes_changed: false,
+            routes_from: Instant::now(),
         }
     }
 
@@ -89,6 +98,7 @@ impl Sync {
                 Some(batch) = changes.next() => self.take(batch),
                 event = happened.recv() => self.heard(event, &mut happened),
                 () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => self.due(),
+                () = tokio::time::sleep_until(self.routes_from), if self.routes_changed => Touched::default(),
             };
             self.tell(touched);
         }
@@ -117,7 +127,8 @@ impl Sync {
                 Event::Failed { absent, error } => {
                     tracing::warn!(kind = ?source.kind, error, "a watch failed; what was known stays, and it is tried again");
                     // Without its definition there are no services, which is as good as an empty list.
-                    if absent && source.kind == Kind::Service {
+                    // Events only add to what is known: without the right to read them all else goes on.
+                    if (absent && source.kind == Kind::Service) || source.kind == Kind::Trouble {
                         self.complete(&source, &mut touched);
                     }
                 }
@@ -174,9 +185,20 @@ impl Sync {
         }
         self.tell_backends(&touched.backends);
         // After the targets: a request that takes a new route finds what it wakes.
-        if touched.routes {
-            self.routes.set(SERVICES, self.index.routes());
+        self.routes_changed |= touched.routes;
+        self.tell_routes();
+    }
+
+    /// Hands in the routes where they changed. That is as much work as there are routes, so that where thousands come one after the
+    /// other most are taken together.
+    fn tell_routes(&mut self) {
+        let began = Instant::now();
+        if !self.routes_changed || began < self.routes_from {
+            return;
         }
+        self.routes.set(SERVICES, self.index.routes());
+        self.routes_changed = false;
+        self.routes_from = began + began.elapsed() * ROUTES_DUTY;
     }
 
     fn tell_backends(&mut self, backends: &BTreeSet<BackendId>) {

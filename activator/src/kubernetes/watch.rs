@@ -4,7 +4,11 @@
 use std::{fmt::Debug, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Event as ClusterEvent, Pod},
+    discovery::v1::EndpointSlice,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ApiResource, DynamicObject},
@@ -15,6 +19,7 @@ use kube::{
     },
 };
 use pilotlight_manifests::{
+    failure::{TROUBLES, Trouble},
     kubernetes::{ACTIVATOR, LABEL_INFERENCE_SERVICE, LABEL_SERVICE_NAME},
     v1beta1,
 };
@@ -88,6 +93,7 @@ pub(crate) fn all(client: &Client, config: &ClusterConfig) -> (Vec<Source>, Chan
         add(Kind::Service, namespace, services(client, namespace));
         add(Kind::Deployment, namespace, deployments(client, namespace));
         add(Kind::Pod, namespace, pods(client, namespace));
+        add(Kind::Trouble, namespace, troubles(client, namespace));
     }
     add(Kind::Slice, Some(&config.namespace), slices(client, &config.namespace));
     (sources, stream::select_all(streams).boxed())
@@ -137,6 +143,13 @@ fn pods(client: &Client, namespace: Option<&String>) -> BoxStream<'static, Event
     let api: Api<Pod> = scoped(client, namespace);
     events(api, settings().labels(LABEL_INFERENCE_SERVICE), |object, gone| {
         Object::Pod((!gone).then(|| PodView::of(object)).flatten().map(Box::new))
+    })
+}
+
+fn troubles(client: &Client, namespace: Option<&String>) -> BoxStream<'static, Event> {
+    let api: Api<ClusterEvent> = scoped(client, namespace);
+    events(api, settings().fields(TROUBLES), |object, gone| {
+        Object::Trouble((!gone).then(|| Trouble::of(object)).flatten().map(Box::new))
     })
 }
 

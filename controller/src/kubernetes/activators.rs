@@ -98,6 +98,12 @@ impl Activators {
         self.ask(Method::POST, at, "/api/v1/seal", body.into()).await
     }
 
+    /// What is on these pods from this activator; nothing is sealed.
+    pub(crate) async fn load(&self, at: SocketAddr, request: &SealRequest) -> Result<SealAnswer, AskError> {
+        let body = serde_json::to_vec(request)?;
+        self.ask(Method::POST, at, "/api/v1/load", body.into()).await
+    }
+
     /// Takes it back.
     pub(crate) async fn unseal(&self, at: SocketAddr, request: &SealRequest) -> Result<(), AskError> {
         let body = serde_json::to_vec(request)?;

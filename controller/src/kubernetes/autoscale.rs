@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
     context::{Context, Managed, reference},
-    drain::{Order, Outcome, carry_out, choose},
+    drain::{Order, Outcome, carry_out},
     scaler::{Scaler, Step},
     status::Transition,
 };
@@ -132,7 +132,7 @@ impl Autoscale {
             (facts, world.ready(workload))
         };
         let now = self.time();
-        let policy = &one.service.scaling;
+        let policy = &*one.scaling;
         let scaler = self
             .scalers
             .entry(workload.clone())
@@ -150,7 +150,7 @@ impl Autoscale {
         match step {
             Step::Up(to) => self.up(workload, facts.replicas, to),
             Step::Down(to) if !self.held.contains_key(workload) && self.drains.len() < MAX_DRAINS => {
-                let pods = choose(self.context.world.lock().pods(workload), to, &facts.revision);
+                let pods = self.context.world.lock().pods(workload).cloned().collect();
                 self.held.insert(workload.clone(), None);
                 let (context, order) = (
                     self.context.clone(),

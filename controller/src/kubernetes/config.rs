@@ -30,11 +30,11 @@ pub struct ClusterConfig {
     pub activator_admin_port: u16,
     /// The Lease.
     pub lease: LeaseConfig,
-    /// Reconciliations at once. Default 8.
+    /// Reconciliations at once. Default 16.
     pub concurrency: u16,
-    /// Writes to the API server a second that are not urgent (scaling is, and never waits). Default 50.
+    /// Writes to the API server a second that are not urgent (scaling is, and never waits). Default 100.
     pub writes_per_second: u32,
-    /// Writes that may come at once after a pause. Default 100.
+    /// Writes that may come at once after a pause. Default 200.
     pub write_burst: u32,
     /// Every service is looked at again after this long, whatever happened. Default 1 h.
     pub resync: Duration,
@@ -92,9 +92,9 @@ impl Default for ClusterConfig {
             admin_address: SocketAddr::from(([0, 0, 0, 0], ADMIN_PORT)),
             activator_admin_port: ADMIN_PORT,
             lease: LeaseConfig::default(),
-            concurrency: 8,
-            writes_per_second: 50,
-            write_burst: 100,
+            concurrency: 16,
+            writes_per_second: 100,
+            write_burst: 200,
             resync: Duration::from_hours(1),
             snapshot_interval: Duration::from_secs(1),
             decision_interval: Duration::from_secs(2),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ObjectReference};
 use kube::{
     Api, Client,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
@@ -21,7 +22,7 @@ use kube::{
     },
 };
 use parking_lot::Mutex;
-use pilotlight_manifests::{Service, kubernetes::Workload, v1alpha1::ServingRuntime, v1beta1};
+use pilotlight_manifests::{Scaling, kubernetes::Workload, v1alpha1::ServingRuntime, v1beta1};
 use serde_json::Value;
 use tokio::{
     sync::{mpsc, watch},
@@ -37,16 +38,16 @@ use super::{
     objects::Absent,
     pace::Pace,
     scaler::Reach,
-    status::Transition,
+    status::{Transition, said},
 };
 
 /// Requests for a reconciliation that nobody has taken yet; more wait.
 const QUEUE: usize = 4096;
 
-/// A service whose replicas may be ours to decide.
+/// A workload whose replicas may be ours to decide.
 #[derive(Clone, Debug)]
 pub(crate) struct Managed {
-    pub(crate) service: Arc<Service>,
+    pub(crate) scaling: Arc<Scaling>,
     /// `None`: somebody else decides.
     pub(crate) reach: Option<Reach>,
 }
@@ -71,12 +72,14 @@ pub(crate) struct Context {
     recorder: Recorder,
     queue: mpsc::Sender<ObjectRef<DynamicObject>>,
     leading: AtomicBool,
+    /// Digests of each service without its status, and of its status as it was last seen or written.
+    digests: Mutex<HashMap<Key, (u64, u64)>>,
     /// Tries that failed, by service.
     failures: Mutex<HashMap<Key, u32>>,
     /// Pods that were deleted out of a crash loop lately, by service.
     pub(crate) replaced: Mutex<HashMap<Key, Instant>>,
     /// Canaries that go, and since when nobody is routed to them.
-    pub(crate) hidden: Mutex<HashMap<Key, Instant>>,
+    pub(crate) hidden: Mutex<HashMap<Workload, Instant>>,
     /// Whether each watch has seen everything once.
     pub(crate) synced: watch::Sender<u32>,
 }
@@ -123,6 +126,7 @@ impl Context {
             metrics,
             queue,
             leading: AtomicBool::new(false),
+            digests: Mutex::default(),
             failures: Mutex::default(),
             replaced: Mutex::default(),
             hidden: Mutex::default(),
@@ -156,6 +160,34 @@ impl Context {
         }
     }
 
+    /// Whether a service is another than it was when it was last seen or its status last written: our own writes come by the watch
+    /// too, and are nothing to look at.
+    pub(crate) fn is_news(&self, service: &DynamicObject) -> bool {
+        let metadata = &service.metadata;
+        let key = (
+            metadata.namespace.clone().unwrap_or_default(),
+            metadata.name.clone().unwrap_or_default(),
+        );
+        let mut hasher = DefaultHasher::new();
+        (
+            &metadata.uid,
+            metadata.generation,
+            &metadata.labels,
+            &metadata.annotations,
+        )
+            .hash(&mut hasher);
+        metadata.deletion_timestamp.is_some().hash(&mut hasher);
+        let now = (hasher.finish(), status_digest(&service.data["status"]));
+        self.digests.lock().insert(key, now) != Some(now)
+    }
+
+    /// Remembers the status that was just written.
+    pub(crate) fn wrote_status(&self, key: &Key, status: &Value) {
+        if let Some((_, known)) = self.digests.lock().get_mut(key) {
+            *known = status_digest(status);
+        }
+    }
+
     /// Services that anything is kept of.
     pub(crate) fn known_services(&self) -> BTreeSet<Key> {
         let managed = self.managed.lock();
@@ -182,13 +214,12 @@ impl Context {
     /// Forgets a service that is gone.
     pub(crate) fn forget(&self, (namespace, name): &Key) {
         let key = (namespace.clone(), name.clone());
+        self.digests.lock().remove(&key);
         self.failures.lock().remove(&key);
         self.replaced.lock().remove(&key);
-        self.hidden.lock().remove(&key);
-        let mut managed = self.managed.lock();
-        for workload in [Workload::stable(namespace, name), Workload::canary(namespace, name)] {
-            managed.remove(&workload);
-        }
+        let gone = Workload::stable(namespace, name);
+        self.hidden.lock().retain(|workload, _| !workload.is_beside(&gone));
+        self.managed.lock().retain(|workload, _| !workload.is_beside(&gone));
     }
 
     /// An API of any kind in a namespace.
@@ -208,6 +239,13 @@ impl Context {
             .await;
         self.metrics.wrote(kind, outcome.as_ref().map(|_| ()));
         outcome
+    }
+
+    /// Takes a Deployment that was just made in before the watch shows it, so that the first status is the right one.
+    pub(crate) fn take_in(&self, made: DynamicObject) {
+        let made = serde_json::to_value(made).and_then(serde_json::from_value::<Deployment>);
+        let Ok(made) = made else { return };
+        self.world.lock().add_deployment(&made);
     }
 
     /// Deletes an object that must not be there; one that isn't there is fine.
@@ -271,6 +309,12 @@ impl Context {
         }
         (holding, all)
     }
+}
+
+fn status_digest(status: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    said(status).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The reference of an object for Events.

@@ -1,7 +1,11 @@
 //! Fewer replicas without a lost request: choose pods, seal them at every activator, wait until nothing is on them, lower the
 //! scale on the condition that nobody asked for more meanwhile.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
@@ -33,9 +37,12 @@ pub(crate) struct Order {
     pub(crate) to: u32,
     /// The Deployment as it was decided on.
     pub(crate) from: DeploymentFacts,
-    /// Names and uids of the pods that go.
-    pub(crate) pods: Vec<(String, String)>,
+    /// The pods to choose from.
+    pub(crate) pods: Vec<PodFacts>,
 }
+
+/// The pods that go: names and uids.
+type Chosen = Vec<(String, String)>;
 
 /// What became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,12 +55,13 @@ pub(crate) enum Outcome {
     Failed(String),
 }
 
-/// The pods that go so that `keep` stay: those that serve nothing yet, then those of an older revision, then the youngest, as
-/// Kubernetes chooses.
-pub(crate) fn choose<'a>(pods: impl Iterator<Item = &'a PodFacts>, keep: u32, newest: &str) -> Vec<(String, String)> {
-    let mut living: Vec<&PodFacts> = pods.filter(|pod| !pod.terminating).collect();
+/// The pods that go so that `keep` stay: those that serve nothing yet, then those of an older revision, then those with the
+/// fewest requests (`load`, by uid), then the youngest, as Kubernetes chooses.
+fn choose(pods: &[PodFacts], keep: u32, newest: &str, load: &HashMap<String, u64>) -> Chosen {
+    let mut living: Vec<&PodFacts> = pods.iter().filter(|pod| !pod.terminating).collect();
     living.sort_by(|left, right| {
-        let rank = |pod: &PodFacts| (pod.ready, pod.revision == newest);
+        let busy = |pod: &PodFacts| load.get(&pod.uid).copied().unwrap_or_default();
+        let rank = |pod: &PodFacts| (pod.ready, pod.revision == newest, busy(pod));
         rank(left)
             .cmp(&rank(right))
             .then_with(|| right.created.cmp(&left.created))
@@ -69,19 +77,42 @@ pub(crate) fn choose<'a>(pods: impl Iterator<Item = &'a PodFacts>, keep: u32, ne
 
 /// Carries an order out. Dropping the future leaves seals that lapse.
 pub(crate) async fn carry_out(context: &Context, order: &Order) -> Outcome {
-    let request = SealRequest {
+    let mut request = SealRequest {
         backend: order.workload.backend(),
-        endpoints: order.pods.iter().map(|(_, uid)| uid.clone()).collect(),
+        endpoints: order.pods.iter().map(|pod| pod.uid.clone()).collect(),
         hold_seconds: HOLD.as_secs(),
     };
+    // Where all go there is nothing to choose.
+    let load = if order.to > 0 {
+        load(context, &request).await
+    } else {
+        HashMap::new()
+    };
+    let pods = choose(&order.pods, order.to, &order.from.revision, &load);
+    request.endpoints = pods.iter().map(|(_, uid)| uid.clone()).collect();
     let outcome = match drained(context, order, &request).await {
-        Ok(()) => lower(context, order).await,
+        Ok(()) => lower(context, order, &pods).await,
         Err(why) => Outcome::TakenBack(why),
     };
     if outcome != Outcome::Done {
-        take_back(context, order, &request).await;
+        take_back(context, order, &pods, &request).await;
     }
     outcome
+}
+
+/// Requests in flight on each pod over all activators. One that does not answer is left out: to seal fails there anyway.
+async fn load(context: &Context, request: &SealRequest) -> HashMap<String, u64> {
+    let mut asked: FuturesUnordered<_> = holding(context)
+        .into_iter()
+        .map(|at| context.activators.load(at, request))
+        .collect();
+    let mut load = HashMap::new();
+    while let Some(answer) = asked.next().await {
+        for (uid, on_it) in answer.unwrap_or_default().endpoints {
+            *load.entry(uid).or_default() += on_it.in_flight;
+        }
+    }
+    load
 }
 
 /// Seals the pods everywhere, again and again, until nothing is in flight on any.
@@ -150,9 +181,9 @@ async fn seal_all(context: &Context, addresses: &BTreeSet<SocketAddr>, request: 
 
 /// Lowers the scale where nobody asked for more since the decision. A write of the Deployment's status moves its version too, so
 /// a conflict is looked at before it counts.
-async fn lower(context: &Context, order: &Order) -> Outcome {
+async fn lower(context: &Context, order: &Order, pods: &Chosen) -> Outcome {
     if order.to > 0 {
-        mark(context, order, Some("-1000")).await;
+        mark(context, order, pods, Some("-1000")).await;
     }
     let namespace = &order.workload.namespace;
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
@@ -190,9 +221,9 @@ async fn lower(context: &Context, order: &Order) -> Outcome {
 }
 
 /// Says which pods are to go, or says it no more.
-async fn mark(context: &Context, order: &Order, cost: Option<&str>) {
+async fn mark(context: &Context, order: &Order, pods: &Chosen, cost: Option<&str>) {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &order.workload.namespace);
-    for (name, _) in &order.pods {
+    for (name, _) in pods {
         let body = json!({ "metadata": { "annotations": { ANNOTATION_DELETION_COST: cost } } });
         let outcome = api
             .patch_metadata(name, &PatchParams::default(), &Patch::Merge(body))
@@ -201,7 +232,7 @@ async fn mark(context: &Context, order: &Order, cost: Option<&str>) {
     }
 }
 
-async fn take_back(context: &Context, order: &Order, request: &SealRequest) {
+async fn take_back(context: &Context, order: &Order, pods: &Chosen, request: &SealRequest) {
     if request.endpoints.is_empty() {
         return;
     }
@@ -212,7 +243,7 @@ async fn take_back(context: &Context, order: &Order, request: &SealRequest) {
         }
     }
     if order.to > 0 {
-        mark(context, order, None).await;
+        mark(context, order, pods, None).await;
     }
 }
 
@@ -232,7 +263,12 @@ mod tests {
     }
 
     fn chosen(pods: &[PodFacts], keep: u32) -> Vec<String> {
-        choose(pods.iter(), keep, "r2")
+        chosen_of(pods, keep, &[])
+    }
+
+    fn chosen_of(pods: &[PodFacts], keep: u32, load: &[(&str, u64)]) -> Vec<String> {
+        let load = load.iter().map(|(uid, busy)| ((*uid).to_owned(), *busy)).collect();
+        choose(pods, keep, "r2", &load)
             .into_iter()
             .map(|(name, _)| name)
             .collect()
@@ -249,6 +285,18 @@ mod tests {
         assert_eq!(chosen(&pods, 3), ["starting"]);
         assert_eq!(chosen(&pods, 1), ["starting", "former", "newest-young"]);
         assert_eq!(chosen(&pods, 0).len(), 4);
+    }
+
+    #[test]
+    fn of_pods_that_serve_the_same_the_idle_ones_go_first() {
+        let pods = [
+            pod("busy", true, "r2", 9),
+            pod("idle", true, "r2", 1),
+            pod("busiest", true, "r2", 5),
+        ];
+        let load = [("busy", 2), ("busiest", 7)];
+        assert_eq!(chosen_of(&pods, 2, &load), ["idle"]);
+        assert_eq!(chosen_of(&pods, 1, &load), ["idle", "busy"]);
     }
 
     #[test]

@@ -2,11 +2,14 @@
 //!
 //! Synchronous and without a client; watches write it, the reconciler and the autoscaler read it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, discovery::v1::EndpointSlice};
+use k8s_openapi::{
+    api::{apps::v1::Deployment, core::v1::Pod, discovery::v1::EndpointSlice},
+    jiff::Timestamp,
+};
 use pilotlight_manifests::{
-    failure::{PodFailure, deployment_failure, pod_failure},
+    failure::{PodFailure, Trouble, deployment_failure, in_the_making, pod_failure},
     kubernetes::{
         ANNOTATION_TRAFFIC_PERCENT, ANNOTATION_WOKEN_AT, COMPONENT_PREDICTOR, LABEL_BACKEND, LABEL_COMPONENT,
         LABEL_INFERENCE_SERVICE, LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY, Workload,
@@ -15,6 +18,9 @@ use pilotlight_manifests::{
 
 use super::objects::{ANNOTATION_APPLIED, ANNOTATION_SCALED_BY, Endpoint};
 use crate::kubernetes::status::Seen;
+
+/// Pods that Events are remembered of.
+const MAX_TROUBLES: usize = 256;
 
 /// `namespace` and `name` of an object.
 pub(crate) type Key = (String, String);
@@ -51,6 +57,8 @@ pub(crate) struct PodFacts {
     pub(crate) ready: bool,
     pub(crate) terminating: bool,
     pub(crate) failure: Option<PodFailure>,
+    /// Since when its containers are being made; only its Events say then what it lacks.
+    pub(crate) in_the_making: Option<Timestamp>,
     /// In the pause that kubelet makes between starts.
     pub(crate) backing_off: bool,
     /// Whether it was ever seen ready.
@@ -62,15 +70,18 @@ pub(crate) struct PodFacts {
 /// What is known of the cluster.
 #[derive(Debug, Default)]
 pub(crate) struct World {
-    deployments: HashMap<Workload, DeploymentFacts>,
+    /// In order, so that a service's canaries stand beside its stable workload.
+    deployments: BTreeMap<Workload, DeploymentFacts>,
     deployment_keys: HashMap<Key, Workload>,
     pods: HashMap<Workload, BTreeMap<String, PodFacts>>,
     pod_keys: HashMap<Key, (Workload, String)>,
+    /// What Events say against pods in the making, the latest [`MAX_TROUBLES`]: an Event may come before its pod is known.
+    troubles: VecDeque<Trouble>,
     activator_slices: BTreeMap<String, Vec<Endpoint>>,
 }
 
 impl World {
-    /// Takes a Deployment in; answers whose it is.
+    /// Takes a Deployment in; answers whose it is, where anything about it is new.
     pub(crate) fn put_deployment(&mut self, deployment: &Deployment) -> Option<Key> {
         let (namespace, name) = key_of(&deployment.metadata)?;
         let workload = workload(&namespace, &name, deployment.metadata.labels.as_ref()?)?;
@@ -80,8 +91,25 @@ impl World {
         }
         let service = (workload.namespace.clone(), workload.name.clone());
         self.deployment_keys.insert((namespace, name), workload.clone());
-        self.deployments.insert(workload, deployment_facts(deployment));
-        Some(service)
+        let facts = deployment_facts(deployment);
+        let before = self.deployments.insert(workload, facts.clone());
+        let known = before.is_some_and(|before| {
+            let resource_version = facts.resource_version.clone();
+            let moved = DeploymentFacts {
+                resource_version,
+                ..before
+            };
+            moved == facts
+        });
+        (!known).then_some(service)
+    }
+
+    /// Takes a Deployment in that is not known yet; what a watch said of it already is newer.
+    pub(crate) fn add_deployment(&mut self, deployment: &Deployment) {
+        let known = key_of(&deployment.metadata).is_some_and(|key| self.deployment_keys.contains_key(&key));
+        if !known {
+            self.put_deployment(deployment);
+        }
     }
 
     /// Forgets a Deployment; answers whose it was.
@@ -102,11 +130,30 @@ impl World {
         gone.iter().filter_map(|key| self.drop_deployment(key)).collect()
     }
 
-    /// Takes a pod in; answers whose it is.
+    /// Takes in what an Event says against a pod; answers whose the pod is, where that changes what is known of it.
+    pub(crate) fn put_trouble(&mut self, trouble: Trouble) -> Option<Key> {
+        let key = (trouble.namespace.clone(), trouble.pod.clone());
+        self.troubles.retain(|known| known.uid != trouble.uid);
+        self.troubles.push_back(trouble);
+        if self.troubles.len() > MAX_TROUBLES {
+            self.troubles.pop_front();
+        }
+        let (workload, uid) = self.pod_keys.get(&key)?;
+        let pod = self.pods.get_mut(workload)?.get_mut(uid)?;
+        let failure = troubled(&self.troubles, pod)?;
+        let changed = pod.failure.as_ref() != Some(&failure);
+        pod.failure = Some(failure);
+        changed.then(|| (workload.namespace.clone(), workload.name.clone()))
+    }
+
+    /// Takes a pod in; answers whose it is, where anything about it is new.
     pub(crate) fn put_pod(&mut self, pod: &Pod) -> Option<Key> {
         let (namespace, name) = key_of(&pod.metadata)?;
         let workload = workload(&namespace, &name, pod.metadata.labels.as_ref()?)?;
         let mut facts = pod_facts(pod, name.clone())?;
+        if facts.failure.is_none() {
+            facts.failure = troubled(&self.troubles, &facts);
+        }
         let service = (workload.namespace.clone(), workload.name.clone());
         let pods = self.pods.entry(workload.clone()).or_default();
         facts.served = facts.ready || pods.get(&facts.uid).is_some_and(|before| before.served);
@@ -115,8 +162,10 @@ impl World {
         {
             pods.remove(&before);
         }
-        pods.insert(facts.uid.clone(), facts);
-        Some(service)
+        let known = pods
+            .insert(facts.uid.clone(), facts.clone())
+            .is_some_and(|before| before == facts);
+        (!known).then_some(service)
     }
 
     /// Forgets a pod; answers whose it was.
@@ -158,6 +207,17 @@ impl World {
         before != self.activator_slices.len()
     }
 
+    /// The activators that requests are to be led to, in order: the ready ones, and only where there is none those that serve
+    /// on. One that begins or ends would change the slices of every service twice more, and no node would send it anything.
+    pub(crate) fn reachable_activators(&self) -> Vec<Endpoint> {
+        let all = self.activators();
+        let ready: Vec<Endpoint> = all.iter().filter(|endpoint| endpoint.ready).cloned().collect();
+        if !ready.is_empty() {
+            return ready;
+        }
+        all.into_iter().filter(|endpoint| endpoint.serving).collect()
+    }
+
     /// The activators, in order and each once.
     pub(crate) fn activators(&self) -> Vec<Endpoint> {
         let all: BTreeSet<&Endpoint> = self.activator_slices.values().flatten().collect();
@@ -166,6 +226,17 @@ impl World {
 
     pub(crate) fn deployment(&self, workload: &Workload) -> Option<&DeploymentFacts> {
         self.deployments.get(workload)
+    }
+
+    /// The canaries of a service that have a Deployment.
+    pub(crate) fn canaries(&self, (namespace, name): &Key) -> Vec<(Workload, DeploymentFacts)> {
+        let stable = Workload::stable(namespace, name);
+        let beside = self.deployments.range(stable.clone()..);
+        let beside = beside.take_while(|(workload, _)| workload.is_beside(&stable));
+        let canaries = beside.filter(|(workload, _)| workload.is_canary());
+        canaries
+            .map(|(workload, facts)| (workload.clone(), facts.clone()))
+            .collect()
     }
 
     /// Deployments of ours whose service is nowhere, which garbage collection sees to, are not asked for here.
@@ -202,10 +273,8 @@ impl World {
 
     /// Pods that served and are in kubelet's pause between crashes: a new one starts without it.
     pub(crate) fn pausing(&self, service: &Key) -> Vec<(Key, String)> {
-        let workloads = [
-            Workload::stable(&service.0, &service.1),
-            Workload::canary(&service.0, &service.1),
-        ];
+        let mut workloads = vec![Workload::stable(&service.0, &service.1)];
+        workloads.extend(self.canaries(service).into_iter().map(|(workload, _)| workload));
         let pods = workloads.iter().flat_map(|workload| self.pods(workload));
         let pausing = pods.filter(|pod| pod.served && pod.backing_off && !pod.terminating);
         pausing
@@ -289,6 +358,7 @@ fn pod_facts(pod: &Pod, name: String) -> Option<PodFacts> {
         ready,
         terminating: metadata.deletion_timestamp.is_some(),
         failure: pod_failure(pod),
+        in_the_making: in_the_making(pod),
         backing_off,
         served: ready,
         created: metadata
@@ -297,6 +367,12 @@ fn pod_facts(pod: &Pod, name: String) -> Option<PodFacts> {
             .map(|time| time.0.to_string())
             .unwrap_or_default(),
     })
+}
+
+/// What Events say against a pod in the making.
+fn troubled(troubles: &VecDeque<Trouble>, pod: &PodFacts) -> Option<PodFailure> {
+    let trouble = troubles.iter().find(|trouble| trouble.uid == pod.uid)?;
+    trouble.failure(pod.in_the_making?).cloned()
 }
 
 fn activators(slice: &EndpointSlice) -> Vec<Endpoint> {
@@ -413,6 +489,56 @@ pub(crate) mod tests {
             world.pods(&iris()).map(|pod| pod.uid.clone()).collect::<Vec<_>>(),
             ["other"]
         );
+    }
+
+    #[test]
+    fn what_says_nothing_new_concerns_nobody() {
+        let mut world = World::default();
+        let mut deployment = deployment("iris-predictor", ours());
+        assert!(world.put_deployment(&deployment).is_some());
+        deployment.metadata.resource_version = Some("8".to_owned());
+        assert_eq!(world.put_deployment(&deployment), None);
+        assert_eq!(world.deployment(&iris()).unwrap().resource_version, "8");
+        assert!(world.put_pod(&pod("a", true, "r1", None)).is_some());
+        assert_eq!(world.put_pod(&pod("a", true, "r1", None)), None);
+    }
+
+    #[test]
+    fn canaries_are_found_beside_their_stable_workload_and_nowhere_else() {
+        let mut world = World::default();
+        for (name, label) in [
+            ("iris-predictor", "iris"),
+            ("iris-predictor-a", "iris.a"),
+            ("iris-2-predictor-a", "iris-2.a"),
+        ] {
+            world.put_deployment(&deployment(name, json!({ LABEL_BACKEND: label })));
+        }
+        let found = world.canaries(&("shop".to_owned(), "iris".to_owned()));
+        let names: Vec<String> = found.iter().map(|(workload, _)| workload.backend()).collect();
+        assert_eq!(names, ["shop/iris@a"]);
+    }
+
+    #[test]
+    fn an_event_tells_what_a_pod_in_the_making_lacks_whichever_comes_first() {
+        let making: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "a", "namespace": "shop", "uid": "uid-a", "labels": { LABEL_BACKEND: "iris" } },
+            "status": { "phase": "Pending", "startTime": "2026-11-23T12:00:00Z" },
+        }))
+        .unwrap();
+        let event = json!({
+            "metadata": {}, "reason": "FailedMount", "message": "no secret", "lastTimestamp": "2026-11-23T12:00:09Z",
+            "involvedObject": { "kind": "Pod", "namespace": "shop", "name": "a", "uid": "uid-a" },
+        });
+        let trouble = Trouble::of(&serde_json::from_value(event).unwrap()).unwrap();
+        let told = |world: &World| world.pods(&iris()).next().and_then(|pod| pod.failure.clone()).is_some();
+        let mut first = World::default();
+        assert_eq!(first.put_trouble(trouble.clone()), None);
+        first.put_pod(&making);
+        assert!(told(&first));
+        let mut later = World::default();
+        later.put_pod(&making);
+        assert!(later.put_trouble(trouble.clone()).is_some() && told(&later));
+        assert_eq!(later.put_trouble(trouble), None, "it is known");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod activators;
 mod admin;
 mod autoscale;
+mod calls;
 pub mod config;
 mod context;
 pub mod counts;
@@ -34,7 +35,10 @@ use prometheus::Registry;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{ClusterConfig, LeaseConfig};
+pub use self::{
+    calls::Calls,
+    config::{ClusterConfig, LeaseConfig},
+};
 use self::{
     context::{Context, inference_services},
     counts::Counts,
@@ -65,9 +69,11 @@ pub struct ClusterController {
 }
 
 impl ClusterController {
-    /// Puts the parts together; nothing happens before [`Self::run`]. Fails where a metric's name is taken.
-    pub fn new(client: Client, config: ClusterConfig) -> Result<Self, ClusterError> {
+    /// Puts the parts together; nothing happens before [`Self::run`]. `calls` made the client. Fails where a metric's name is
+    /// taken.
+    pub fn new(client: Client, calls: &Calls, config: ClusterConfig) -> Result<Self, ClusterError> {
         let registry = Registry::new();
+        calls.register(&registry)?;
         let writer = Writer::new(inference_services());
         let counts = Arc::new(Counts::new(config.stale_after, config.unknown_limit));
         let metrics = Metrics::new(&registry)?;
@@ -109,6 +115,7 @@ impl ClusterController {
         tasks.spawn(watches::services(context.clone(), self.writer));
         tasks.spawn(watches::deployments(context.clone()));
         tasks.spawn(watches::pods(context.clone()));
+        tasks.spawn(watches::troubles(context.clone()));
         tasks.spawn(watches::activators(context.clone()));
         tasks.spawn(watches::slices(context.clone()));
         tasks.spawn(watches::children(context.clone()));

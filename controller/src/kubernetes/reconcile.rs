@@ -147,8 +147,8 @@ struct Goal {
     runtime: Runtime,
     /// Its newest revision, for the stable workload or the canary.
     plans: Vec<DeploymentPlan>,
-    /// The canary's Deployment goes.
-    end_canary: bool,
+    /// Canaries whose Deployments go.
+    ending: Vec<Workload>,
 }
 
 async fn reconcile(object: &DynamicObject, context: &Context) -> Result<Done, ReconcileError> {
@@ -238,41 +238,47 @@ fn goal(context: &Context, object: &DynamicObject, service: &Arc<Service>) -> Re
     let stable = newest.workload.clone();
     let (running, beside) = {
         let world = context.world.lock();
-        let canary = Workload::canary(&owner.namespace, &owner.name);
-        (world.deployment(&stable).cloned(), world.deployment(&canary).cloned())
+        let key = (owner.namespace.clone(), owner.name.clone());
+        (world.deployment(&stable).cloned(), world.canaries(&key))
     };
     let mut plans = Vec::new();
-    let mut wants_canary = false;
-    match &service.cluster.canary {
-        Some(canary) => match &canary.service {
+    for canary in &service.cluster.canaries {
+        let share = Some((canary.name.as_str(), canary.percent));
+        match &canary.service {
             Some(other) => {
                 let runtime = select(other, &of_namespace, &of_cluster)?;
-                plans.push(newest);
-                plans.push(deployment(other, &runtime, &settings, &owner, Some(canary.percent))?);
-                wants_canary = true;
+                plans.push(deployment(other, &runtime, &settings, &owner, share)?);
             }
             // The predictor is the new revision; the one that runs stays as it is.
             None if running
                 .as_ref()
                 .is_some_and(|running| running.revision != newest.revision) =>
             {
-                plans.push(deployment(service, &runtime, &settings, &owner, Some(canary.percent))?);
-                wants_canary = true;
+                plans.push(deployment(service, &runtime, &settings, &owner, share)?);
             }
-            None => plans.push(newest),
-        },
-        None => plans.push(newest),
+            None => {}
+        }
     }
+    let stays = service.cluster.canaries.iter().any(|canary| canary.service.is_none()) && !plans.is_empty();
     // A canary that won goes once the stable one serves what it served; until then both do.
-    let settled = plans
-        .first()
-        .zip(running.as_ref())
-        .is_some_and(|(plan, running)| plan.revision == running.revision && running.rolled_out);
+    let settled = !stays
+        && running
+            .as_ref()
+            .is_some_and(|running| running.revision == newest.revision && running.rolled_out);
+    if !stays {
+        plans.insert(0, newest);
+    }
+    let wanted = |workload: &Workload| plans.iter().any(|plan| plan.workload == *workload);
+    let ending = beside
+        .into_iter()
+        .filter(|(workload, facts)| settled && !wanted(workload) && facts.ours && !facts.deleting)
+        .map(|(workload, _)| workload)
+        .collect();
     Ok(Goal {
         service: service.clone(),
         runtime,
         plans,
-        end_canary: !wants_canary && settled && beside.is_some_and(|beside| beside.ours && !beside.deleting),
+        ending,
     })
 }
 
@@ -291,22 +297,21 @@ fn manage(context: &Context, goal: &Goal) {
     let (namespace, name) = (&goal.service.namespace, &goal.service.name);
     let mut managed = context.managed.lock();
     let stable = Managed {
-        service: goal.service.clone(),
+        scaling: Arc::new(goal.service.scaling.clone()),
         reach,
     };
     managed.insert(Workload::stable(namespace, name), stable);
-    let canary = Workload::canary(namespace, name);
-    if goal.plans.iter().any(|plan| plan.workload.canary) {
-        let given = goal
-            .service
-            .cluster
-            .canary
-            .as_ref()
-            .and_then(|canary| canary.service.as_deref());
-        let service = given.map_or_else(|| goal.service.clone(), |service| Arc::new(service.clone()));
-        managed.insert(canary, Managed { service, reach });
-    } else {
-        managed.remove(&canary);
+    let workload = Workload::stable(namespace, name);
+    managed.retain(|other, _| {
+        !other.is_beside(&workload) || !other.is_canary() || goal.plans.iter().any(|plan| plan.workload == *other)
+    });
+    for canary in &goal.service.cluster.canaries {
+        let workload = Workload::canary(namespace, name, &canary.name);
+        if goal.plans.iter().any(|plan| plan.workload == workload) {
+            let service = canary.service.as_deref().unwrap_or(&goal.service);
+            let scaling = Arc::new(service.scaling.clone());
+            managed.insert(workload, Managed { scaling, reach });
+        }
     }
     context.metrics.services.set(managed.len() as i64);
 }
@@ -315,7 +320,7 @@ fn manage(context: &Context, goal: &Goal) {
 fn adopt(context: &Context, service: &Arc<Service>) {
     let may = service.cluster.autoscaler_class == AutoscalerClass::Own && service.scaling.min_replicas == 0;
     let managed = Managed {
-        service: service.clone(),
+        scaling: Arc::new(service.scaling.clone()),
         reach: may.then_some(Reach::ToZero),
     };
     context
@@ -337,9 +342,8 @@ async fn apply(context: &Context, object: &DynamicObject, goal: &Goal) -> Result
     let wanted = digest(&everything, APPLIED_DIGITS);
     let missing = context.missing.lock().contains(&key);
     let facts = |workload: &Workload| context.world.lock().deployment(workload).cloned();
-    let up_to_date = |plan: &DeploymentPlan| {
-        facts(&plan.workload).is_some_and(|facts| facts.applied.as_ref() == Some(&wanted) && facts.handed_over)
-    };
+    let up_to_date =
+        |plan: &DeploymentPlan| facts(&plan.workload).is_some_and(|facts| facts.applied.as_ref() == Some(&wanted));
     let mut changed = false;
     if missing || !goal.plans.iter().all(up_to_date) {
         for object in &around.present {
@@ -348,7 +352,9 @@ async fn apply(context: &Context, object: &DynamicObject, goal: &Goal) -> Result
                 .await
                 .map_err(api_error("applying what is around"))?;
         }
-        for absent in &around.absent {
+        // A service that has no Deployment yet never had anything that it must not have now.
+        let former = facts(&Workload::stable(&owner.namespace, &owner.name)).is_some();
+        for absent in around.absent.iter().filter(|_| former) {
             context
                 .remove(&owner.namespace, absent)
                 .await
@@ -360,26 +366,27 @@ async fn apply(context: &Context, object: &DynamicObject, goal: &Goal) -> Result
         context.missing.lock().remove(&key);
         changed = true;
     }
-    let again = if goal.end_canary {
-        end_canary(context, &owner, &key).await?
-    } else {
-        context.hidden.lock().remove(&key);
-        None
-    };
+    let mut again = None;
+    for canary in &goal.ending {
+        let later = end_canary(context, canary).await?;
+        again = [again, later].into_iter().flatten().min();
+    }
+    context.hidden.lock().retain(|workload, _| {
+        goal.ending.contains(workload) || (&workload.namespace, &workload.name) != (&key.0, &key.1)
+    });
     let result = if changed { "applied" } else { "unchanged" };
     Ok(Done { result, again })
 }
 
 /// Ends a canary in two steps: first nobody is routed to it, then its pods drain and go. Answers when to look again.
-async fn end_canary(context: &Context, owner: &Owner, key: &Key) -> Result<Option<Duration>, ReconcileError> {
-    let canary = Workload::canary(&owner.namespace, &owner.name);
+async fn end_canary(context: &Context, canary: &Workload) -> Result<Option<Duration>, ReconcileError> {
     let shown = context
         .world
         .lock()
-        .deployment(&canary)
+        .deployment(canary)
         .is_some_and(|facts| facts.percent != Some(0));
     if shown {
-        let api = context.api(&owner.namespace, &super::context::resource("apps/v1", "Deployment"));
+        let api = context.api(&canary.namespace, &super::context::resource("apps/v1", "Deployment"));
         let body = json!({ "metadata": { "annotations": { ANNOTATION_TRAFFIC_PERCENT: "0" } } });
         let parameters = PatchParams {
             field_manager: Some(CONTROLLER_MANAGER.to_owned()),
@@ -390,7 +397,7 @@ async fn end_canary(context: &Context, owner: &Owner, key: &Key) -> Result<Optio
         outcome.map_err(api_error("routing nobody to the canary"))?;
     }
     let now = Instant::now();
-    let since = *context.hidden.lock().entry(key.clone()).or_insert(now);
+    let since = *context.hidden.lock().entry(canary.clone()).or_insert(now);
     if now < since + HIDE {
         return Ok(Some(since + HIDE - now));
     }
@@ -400,15 +407,15 @@ async fn end_canary(context: &Context, owner: &Owner, key: &Key) -> Result<Optio
         name: canary.deployment(),
     };
     context
-        .remove(&owner.namespace, &absent)
+        .remove(&canary.namespace, &absent)
         .await
         .map_err(api_error("ending the canary"))?;
     Ok(None)
 }
 
-/// Applies a Deployment so that its replicas never belong to our field manager: a new one is made by the autoscaler's, ours
-/// takes over everything but the replicas, and the autoscaler's then lets go of all but them. An apply that leaves out what it
-/// never owned resets nothing.
+/// Applies a Deployment so that its replicas never belong to our field manager: a new one is made by the autoscaler's, and ours
+/// takes over everything but the replicas. With the first change the autoscaler's lets go of all but them. An apply that leaves
+/// out what it never owned resets nothing.
 async fn apply_deployment(
     context: &Context,
     plan: &DeploymentPlan,
@@ -417,24 +424,28 @@ async fn apply_deployment(
 ) -> Result<(), ReconcileError> {
     let mut marked = plan.object.clone();
     marked["metadata"]["annotations"][ANNOTATION_APPLIED] = wanted.into();
-    let mut replicas = facts.map(|facts| facts.replicas);
-    if replicas.is_none() {
+    if facts.is_none() {
         let mut first = plan.object.clone();
         first["spec"]["replicas"] = plan.initial.into();
-        let made = context
+        context
             .apply(&first, AUTOSCALER_MANAGER)
             .await
             .map_err(api_error("creating the Deployment"))?;
-        let had = made.data.pointer("/spec/replicas").and_then(Value::as_u64);
-        replicas = Some(had.unwrap_or_default() as u32);
     }
-    context
+    let applied = context
         .apply(&marked, CONTROLLER_MANAGER)
         .await
         .map_err(api_error("applying the Deployment"))?;
-    if facts.is_some_and(|facts| facts.handed_over) {
-        return Ok(());
+    match facts {
+        None => context.take_in(applied),
+        Some(facts) if !facts.handed_over => hand_over(context, plan, facts.replicas).await?,
+        Some(_) => {}
     }
+    Ok(())
+}
+
+/// The autoscaler's field manager, which made the Deployment, keeps nothing but the replicas.
+async fn hand_over(context: &Context, plan: &DeploymentPlan, replicas: u32) -> Result<(), ReconcileError> {
     let share = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -474,7 +485,7 @@ async fn apply_deployment(
 /// The slices that lead a service's address to the activators.
 async fn write_slices(context: &Context, object: &DynamicObject) -> Result<(), ReconcileError> {
     let owner = owner(object);
-    let activators = context.world.lock().activators();
+    let activators = context.world.lock().reachable_activators();
     for ipv6 in [false, true] {
         let key = (owner.namespace.clone(), slice_name(&owner.name, ipv6));
         let known = context.slices.lock().get(&key).cloned();
@@ -545,10 +556,13 @@ async fn report(
     let scaling = service.map(|(service, _)| &service.scaling);
     let observed = {
         let world = context.world.lock();
-        let canary = Workload::canary(&namespace, &name);
-        let percent = service
-            .and_then(|(service, _)| service.cluster.canary.as_ref())
-            .map(|canary| canary.percent);
+        let shares = service.into_iter().flat_map(|(service, _)| &service.cluster.canaries);
+        let canaries = shares.filter_map(|canary| {
+            let workload = Workload::canary(&namespace, &name, &canary.name);
+            world.deployment(&workload)?;
+            Some((canary.name.clone(), canary.percent, world.seen(&workload)))
+        });
+        let canaries = canaries.collect();
         Observed {
             name: &name,
             namespace: &namespace,
@@ -559,9 +573,7 @@ async fn report(
             stopped: scaling.is_some_and(|scaling| scaling.max_replicas == Some(0)),
             promised: scaling.map_or(0, |scaling| scaling.min_replicas),
             stable: world.seen(&Workload::stable(&namespace, &name)),
-            canary: percent
-                .zip(world.deployment(&canary))
-                .map(|(percent, _)| (percent, world.seen(&canary))),
+            canaries,
             reachable: world.activators().iter().any(|activator| activator.ready),
             runtime,
         }
@@ -583,7 +595,7 @@ async fn report(
     let outcome = api.patch_status(&name, &parameters, &Patch::Apply(&body)).await;
     context.metrics.wrote("Status", outcome.as_ref().map(|_| ()));
     match outcome {
-        Ok(_) => {}
+        Ok(written) => context.wrote_status(&key_of(object), &written.data["status"]),
         // Deleted meanwhile.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(error) => return Err(api_error("writing the status")(error)),

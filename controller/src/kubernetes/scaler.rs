@@ -61,10 +61,15 @@ impl Scaler {
         }
     }
 
-    /// Takes the counts of the last second in; seconds without are filled with the average over them.
+    /// Takes the counts of the last second in; seconds without are filled with the average over them. Of a workload that sleeps
+    /// nothing is kept, as silence of a whole window starts the averages again anyway: thousands of them cost no memory.
     pub(crate) fn record(&mut self, now: Duration, reading: Option<Reading>) {
         let Some(reading) = reading else { return };
         let second = now.as_secs();
+        if self.replicas == 0 && reading.arrivals == 0 && reading.outstanding() == 0 && reading.concurrency <= 0.0 {
+            self.recorded = self.recorded.max(second);
+            return;
+        }
         let from = (self.recorded + 1).max(second.saturating_sub(self.policy.stable_window.as_secs()));
         for missed in from..=second {
             self.autoscaler.record(Duration::from_secs(missed), reading.concurrency);

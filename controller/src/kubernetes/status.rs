@@ -99,7 +99,8 @@ pub(crate) struct Observed<'a> {
     /// `minReplicas`.
     pub(crate) promised: u32,
     pub(crate) stable: Seen,
-    pub(crate) canary: Option<(u8, Seen)>,
+    /// Name, share and state of each canary that has a Deployment.
+    pub(crate) canaries: Vec<(String, u8, Seen)>,
     /// Whether an activator answers for it.
     pub(crate) reachable: bool,
     /// Name of a ServingRuntime, and whether it is the whole cluster's.
@@ -153,10 +154,10 @@ pub(crate) fn status(observed: &Observed<'_>, former: &Value, now: &str) -> Valu
         (condition::INGRESS_READY, ingress),
         (condition::PREDICTOR_READY, predictor_ready),
     ];
-    if let Some((_, canary)) = &observed.canary {
-        verdicts.push((condition::CANARY_READY, canary_verdict(canary)));
-    }
     let overall = overall(&verdicts[..2]);
+    if let Some(verdict) = canaries_verdict(&observed.canaries) {
+        verdicts.push((condition::CANARY_READY, verdict));
+    }
     verdicts.push((condition::READY, overall));
     let stopped = if observed.stopped {
         Verdict::yes()
@@ -185,9 +186,12 @@ pub(crate) fn status(observed: &Observed<'_>, former: &Value, now: &str) -> Valu
         };
         status[key] = runtime.as_str().into();
     }
-    if let Some((percent, canary)) = &observed.canary {
-        let ready = canary_verdict(canary).status == "True";
-        status["canaryStatuses"] = json!([{ "name": "canary", "ready": ready, "trafficPercent": percent }]);
+    if !observed.canaries.is_empty() {
+        let told = observed.canaries.iter().map(|(name, percent, canary)| {
+            let ready = canary_verdict(canary).status == "True";
+            json!({ "name": name, "ready": ready, "trafficPercent": percent })
+        });
+        status["canaryStatuses"] = told.collect();
     }
     status
 }
@@ -263,19 +267,27 @@ fn predictor_verdict(observed: &Observed<'_>, failure: Option<&Value>) -> Verdic
 /// The constant that the failure's place is the text of.
 fn failed_reason(failure: &Value) -> &'static str {
     let location = failure.get("location").and_then(Value::as_str).unwrap_or_default();
-    [
-        FailureKind::Image,
-        FailureKind::Config,
-        FailureKind::Crash,
-        FailureKind::OutOfMemory,
-        FailureKind::Unschedulable,
-        FailureKind::Quota,
-        FailureKind::Evicted,
-    ]
-    .into_iter()
-    .map(FailureKind::reason)
-    .find(|reason| *reason == location)
-    .unwrap_or("Failed")
+    FailureKind::from_reason(location).map_or("Failed", FailureKind::reason)
+}
+
+/// All canaries as one: the first that is not ready speaks for them.
+fn canaries_verdict(canaries: &[(String, u8, Seen)]) -> Option<Verdict> {
+    let mut verdicts = canaries.iter().map(|(name, _, canary)| (name, canary_verdict(canary)));
+    let (name, first) = verdicts.next()?;
+    if first.status != "True" {
+        return Some(named(name, first, canaries.len()));
+    }
+    let other = verdicts.find(|(_, verdict)| verdict.status != "True");
+    Some(other.map_or(first, |(name, verdict)| named(name, verdict, canaries.len())))
+}
+
+/// With the canary's name in its words, where there are several.
+fn named(name: &str, verdict: Verdict, canaries: usize) -> Verdict {
+    let message = match canaries {
+        1 => verdict.message,
+        _ => format!("{name}: {}", verdict.message),
+    };
+    Verdict { message, ..verdict }
 }
 
 fn canary_verdict(canary: &Seen) -> Verdict {
@@ -341,10 +353,11 @@ fn component(observed: &Observed<'_>, former: &Value) -> Value {
     if stable.revision.is_empty() {
         return component;
     }
+    // The latest is the last canary that is named, as the newest is added behind the others.
     let newest = observed
-        .canary
-        .as_ref()
-        .map_or(&stable.revision, |(_, canary)| &canary.revision);
+        .canaries
+        .last()
+        .map_or(&stable.revision, |(.., canary)| &canary.revision);
     component["latestCreatedRevision"] = name(newest).into();
     let rolled_out = name(&stable.revision);
     if let Some(previous) = was("latestRolledoutRevision") {
@@ -366,14 +379,31 @@ fn component(observed: &Observed<'_>, former: &Value) -> Value {
     if let Some(ready) = ready {
         component["latestReadyRevision"] = ready.into();
     }
-    component["traffic"] = match &observed.canary {
-        None => json!([{ "latestRevision": true, "percent": 100, "revisionName": rolled_out }]),
-        Some((percent, canary)) => json!([
-            { "latestRevision": true, "percent": percent, "revisionName": name(&canary.revision), "tag": "latest" },
-            { "latestRevision": false, "percent": 100 - percent, "revisionName": rolled_out, "tag": "prev" },
-        ]),
-    };
+    component["traffic"] = traffic(observed, name);
     component
+}
+
+/// Who gets which share, the newest revision first, as KServe's columns read it.
+fn traffic(observed: &Observed<'_>, name: impl Fn(&str) -> String) -> Value {
+    let stable = name(&observed.stable.revision);
+    let Some((last, others)) = observed.canaries.split_last() else {
+        return json!([{ "latestRevision": true, "percent": 100, "revisionName": stable }]);
+    };
+    let given: u32 = observed
+        .canaries
+        .iter()
+        .map(|(_, percent, _)| u32::from(*percent))
+        .sum();
+    let (_, percent, canary) = last;
+    let mut traffic = vec![
+        json!({ "latestRevision": true, "percent": percent, "revisionName": name(&canary.revision), "tag": "latest" }),
+        json!({ "latestRevision": false, "percent": 100_u32.saturating_sub(given), "revisionName": stable, "tag": "prev" }),
+    ];
+    for (tag, percent, canary) in others {
+        let revision = name(&canary.revision);
+        traffic.push(json!({ "latestRevision": false, "percent": percent, "revisionName": revision, "tag": tag }));
+    }
+    traffic.into()
 }
 
 fn model_status(observed: &Observed<'_>, failure: Option<&Value>, former: &Value, now: &str) -> Value {
@@ -474,7 +504,10 @@ pub(crate) fn transitions(former: &Value, status: &Value) -> Vec<Transition> {
             .map(str::to_owned)
     };
     let (was, is) = (state(former), state(status));
+    // That a new service sleeps is told by its being ready.
+    let begins = former.get("conditions").is_none() && is.as_deref() == Some("Standby");
     if was != is
+        && !begins
         && let Some(is) = is
     {
         told.push(Transition {
@@ -512,25 +545,27 @@ fn text<'a>(condition: &'a Value, key: &str) -> &'a str {
 
 /// Whether two statuses say the same but for members that only one writes.
 pub(crate) fn same(former: &Value, status: &Value) -> bool {
-    let only = |value: &Value| {
-        let keys = [
-            "observedGeneration",
-            "url",
-            "address",
-            "deploymentMode",
-            "conditions",
-            "components",
-            "modelStatus",
-            "canaryStatuses",
-            "servingRuntimeName",
-            "clusterServingRuntimeName",
-        ];
-        let members = keys
-            .iter()
-            .filter_map(|key| Some(((*key).to_owned(), value.get(*key)?.clone())));
-        members.collect::<Map<_, _>>()
-    };
-    only(former) == only(status)
+    said(former) == said(status)
+}
+
+/// The members of a status that we write.
+pub(crate) fn said(status: &Value) -> Map<String, Value> {
+    let keys = [
+        "observedGeneration",
+        "url",
+        "address",
+        "deploymentMode",
+        "conditions",
+        "components",
+        "modelStatus",
+        "canaryStatuses",
+        "servingRuntimeName",
+        "clusterServingRuntimeName",
+    ];
+    let members = keys
+        .iter()
+        .filter_map(|key| Some(((*key).to_owned(), status.get(*key)?.clone())));
+    members.collect()
 }
 
 #[cfg(test)]

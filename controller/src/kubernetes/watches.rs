@@ -7,7 +7,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
-        core::v1::{Pod, Service},
+        core::v1::{Event as ClusterEvent, Pod, Service},
         discovery::v1::EndpointSlice,
     },
 };
@@ -21,6 +21,7 @@ use kube::{
     },
 };
 use pilotlight_manifests::{
+    failure::{TROUBLES, Trouble},
     kubernetes::{
         ACTIVATOR, CONTROLLER_MANAGER, LABEL_INFERENCE_SERVICE, LABEL_MANAGED_BY, LABEL_SERVICE_NAME, MANAGED_BY,
     },
@@ -131,7 +132,11 @@ pub(crate) async fn services(context: Arc<Context>, writer: Writer<DynamicObject
     let mut watch = Watch::new(stored, Some(&context));
     while let Some(seen) = watch.next().await {
         match seen {
-            Seen::Is(object) => context.enqueue(&key(&object)).await,
+            Seen::Is(object) => {
+                if context.is_news(&object) {
+                    context.enqueue(&key(&object)).await;
+                }
+            }
             Seen::Gone(object) => context.forget(&key(&object)),
             Seen::Listed(kept) => {
                 let gone: Vec<Key> = context
@@ -187,6 +192,21 @@ pub(crate) async fn pods(context: Arc<Context>) {
     }
 }
 
+/// Events that say what pods in the making lack. Without the right to read them all else goes on.
+pub(crate) async fn troubles(context: Arc<Context>) {
+    let stream = watcher(
+        api::<ClusterEvent>(&context),
+        watcher::Config::default().fields(TROUBLES),
+    );
+    let mut watch = Watch::new(stream, None);
+    while let Some(seen) = watch.next().await {
+        let Seen::Is(event) = seen else { continue };
+        let trouble = Trouble::of(&event);
+        let concerned = trouble.and_then(|trouble| context.world.lock().put_trouble(trouble));
+        enqueue(&context, concerned.into_iter().collect()).await;
+    }
+}
+
 async fn enqueue(context: &Context, concerned: Vec<Key>) {
     for key in concerned {
         context.enqueue(&key).await;
@@ -199,7 +219,8 @@ pub(crate) async fn activators(context: Arc<Context>) {
     let stream = watcher(api, labelled(&format!("{LABEL_SERVICE_NAME}={ACTIVATOR}")));
     let mut watch = Watch::new(stream, Some(&context));
     while let Some(seen) = watch.next().await {
-        let changed = match seen {
+        let before = context.world.lock().reachable_activators();
+        match seen {
             Seen::Is(slice) => context.world.lock().put_activators(&slice),
             Seen::Gone(slice) => context.world.lock().retain_activators(|name| name != slice.name_any()),
             Seen::Listed(kept) => {
@@ -208,7 +229,7 @@ pub(crate) async fn activators(context: Arc<Context>) {
                 context.world.lock().retain_activators(|name| names.contains(name))
             }
         };
-        if changed {
+        if before != context.world.lock().reachable_activators() {
             context.enqueue_all().await;
         }
     }
@@ -231,14 +252,14 @@ pub(crate) async fn slices(context: Arc<Context>) {
                 continue;
             }
         };
-        let before = if there {
-            context.slices.lock().insert(key(&slice), slice_digest(&slice))
-        } else {
-            context.slices.lock().remove(&key(&slice))
+        let now = there.then(|| slice_digest(&slice));
+        let before = match &now {
+            Some(now) => context.slices.lock().insert(key(&slice), now.clone()),
+            None => context.slices.lock().remove(&key(&slice)),
         };
-        // Somebody else changed it: it is looked at again. Our own writes come by here too and find it as it should be.
+        // Somebody else changed it: it is looked at again. Our own writes come by here too, and say what is known.
         let owner = slice.labels().get(LABEL_INFERENCE_SERVICE).cloned();
-        if let (Some(name), true) = (owner, before.is_some()) {
+        if let (Some(name), true) = (owner, before.is_some() && before != now) {
             context.enqueue(&(slice.namespace().unwrap_or_default(), name)).await;
         }
     }

@@ -66,16 +66,15 @@ async fn every_door_in_the_cluster_leads_to_the_same_model() {
 }
 
 #[tokio::test]
-async fn a_pod_asks_a_sleeping_model_by_its_name_in_the_cluster() {
+async fn a_pod_asks_a_sleeping_model_by_every_form_of_its_name() {
     let cluster = Cluster::shared();
     let home = Namespace::new(cluster, "pod").await;
     home.deploy(&[home.service("iris", "iris.onnx")]).await;
     home.asleep("iris").await;
     let status = home.get("iris").await;
-    let address = status["status"]["address"]["url"]
-        .as_str()
-        .expect("the status has an address")
-        .to_owned();
+    let address = status["status"]["address"]["url"].clone();
+    let full = format!("http://iris-predictor.{}.svc.cluster.local", home.name());
+    assert_eq!(address, *full, "{status}");
     // A node takes a moment to learn of a new Service; until then it refuses connections to it. Connecting wakes nothing.
     let service = home
         .kubectl("get service iris-predictor -o jsonpath={.spec.clusterIP}")
@@ -90,22 +89,34 @@ async fn a_pod_asks_a_sleeping_model_by_its_name_in_the_cluster() {
         .get(controller, "{.spec.template.spec.containers[0].image}")
         .await;
 
+    let namespace = home.name();
+    let forms = [
+        "",
+        &format!(".{namespace}"),
+        &format!(".{namespace}.svc"),
+        &format!(".{namespace}.svc.cluster.local"),
+    ];
+    let containers = forms.iter().enumerate().map(|(n, form)| {
+        format!(
+            r#"    - name: client-{n}
+      image: {image}
+      args: [predict, iris, --namespace, {namespace}, --url, "http://iris-predictor{form}", --data, '{{"instances": [[6.8, 2.8, 4.8, 1.4]]}}']
+      securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+"#
+        )
+    });
+    let containers: String = containers.collect();
     cluster
         .kubectl()
         .apply(&format!(
-            r#"apiVersion: v1
+            r"apiVersion: v1
 kind: Pod
-metadata: {{name: client, namespace: {0}}}
+metadata: {{name: client, namespace: {namespace}}}
 spec:
   restartPolicy: Never
   securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
   containers:
-    - name: client
-      image: {image}
-      args: [predict, iris, --namespace, {0}, --url, "{address}", --data, '{{"instances": [[6.8, 2.8, 4.8, 1.4]]}}']
-      securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
-"#,
-            home.name()
+{containers}"
         ))
         .await;
     let phase = eventually("the client pod ends", LIMIT, async || {
@@ -113,9 +124,11 @@ spec:
         ["Succeeded", "Failed"].contains(&phase.as_str()).then_some(phase)
     })
     .await;
-    let said = home.kubectl("logs client").await;
-    assert_eq!(phase, "Succeeded", "{address}: {said}");
-    assert!(said.contains("predictions"), "{address}: {said}");
+    for (n, form) in forms.iter().enumerate() {
+        let said = home.kubectl(&format!("logs client --container client-{n}")).await;
+        assert!(said.contains("predictions"), "{phase}, iris-predictor{form}: {said}");
+    }
+    assert_eq!(phase, "Succeeded");
 }
 
 #[tokio::test]

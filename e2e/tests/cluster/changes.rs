@@ -1,6 +1,6 @@
 //! Whatever changes under load, no request fails.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pilotlight_e2e::{
     LIMIT, Load, Outcome,
@@ -64,6 +64,53 @@ async fn a_canary_takes_its_share_and_is_promoted_without_loss() {
         home.deploy(&[canary]).await;
         until("the canary's deployment is gone", LIMIT, async || {
             home.kubectl("get deployments -o name").await.lines().count() == 1
+        })
+        .await;
+    })
+    .await;
+    outcome.assert_none_lost(100);
+}
+
+#[tokio::test]
+async fn two_canaries_take_their_shares_and_one_is_promoted_without_loss() {
+    let home = Namespace::new(Cluster::shared(), "canaries").await;
+    let service = home.service("iris", "iris.onnx").min(1);
+    home.deploy(std::slice::from_ref(&service)).await;
+    let (next, forest) = ("pvc://models/iris.onnx", "pvc://models/iris-forest.onnx");
+    let names = async || {
+        let list = home.kubectl("get deployments -o json").await;
+        let list: Value = serde_json::from_str(&list).expect("kubectl writes JSON");
+        let deployments = list["items"].as_array().cloned().unwrap_or_default();
+        let ready = |one: &Value| one["status"]["readyReplicas"] == 1;
+        let names = deployments.iter().map(|one| {
+            format!(
+                "{}{}",
+                one["metadata"]["name"].as_str().unwrap_or_default(),
+                if ready(one) { "" } else { " (not ready)" }
+            )
+        });
+        names.collect::<Vec<String>>()
+    };
+    let outcome = under_load(&home, "iris", async {
+        let both = service.clone().canary("next", 30, next).canary("forest", 20, forest);
+        home.deploy(&[both]).await;
+        let all = ["iris-predictor", "iris-predictor-forest", "iris-predictor-next"];
+        until("stable and both canaries have a pod each", LIMIT, async || {
+            names().await == all
+        })
+        .await;
+        let found = home.get("iris").await;
+        assert_eq!(
+            found["status"]["canaryStatuses"].as_array().map(Vec::len),
+            Some(2),
+            "{found}"
+        );
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        // KServe's way to promote: the predictor takes the canary's name and content, the entry goes.
+        home.deploy(&[service.clone().field("name", "forest").model(forest)])
+            .await;
+        until("only the stable deployment is left", LIMIT, async || {
+            names().await == ["iris-predictor"]
         })
         .await;
     })
@@ -150,6 +197,62 @@ async fn a_restarted_controller_changes_nothing_for_clients() {
     .await;
     outcome.assert_none_lost(50);
     home.asleep("iris").await;
+}
+
+#[tokio::test]
+async fn the_next_controller_takes_over_from_a_leader_that_died() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "leader").await;
+    let window = Duration::from_secs(20);
+    let waits = home
+        .service("waits", "iris.onnx")
+        .annotation("autoscaling.knative.dev/window", "20s");
+    home.deploy(&[
+        home.service("iris", "iris.onnx"),
+        waits,
+        home.service("other", "iris.onnx"),
+    ])
+    .await;
+    home.asleep("other").await;
+    home.flowers("waits").send().await.unwrap();
+    let pods = home.settled("waits", 1).await;
+    let outcome = under_load(&home, "iris", async {
+        let leader = leader(cluster).await;
+        let pod = format!("--namespace {SYSTEM} pod {leader}");
+        let uid = cluster.kubectl().get(&pod, "{.metadata.uid}").await;
+        let process = cluster.own().process_of(&uid, "pilotlight").expect("the leader runs");
+        // Stopped, so that it can't give its Lease back when it is told to end.
+        processes::signal(process, Signal::STOP);
+        let delete = format!("--namespace {SYSTEM} delete pod {leader} --force --grace-period=0 --wait=false");
+        cluster.kubectl().must(&delete).await;
+        processes::signal(process, Signal::KILL);
+        // A wake needs no leader.
+        home.flowers("other").send().await.unwrap();
+        let next = async || {
+            let holder = self::leader(cluster).await;
+            holder != leader && !holder.is_empty()
+        };
+        let took = until("another controller leads", Duration::from_secs(25), next).await;
+        assert!(took > Duration::from_secs(5), "the Lease was given back after {took:?}");
+    })
+    .await;
+    outcome.assert_none_lost(100);
+    // Idle for longer than its window by then; but the new leader has not seen that.
+    let led = Instant::now();
+    tokio::time::sleep(window.checked_sub(Duration::from_secs(5)).expect("longer than that")).await;
+    assert_eq!(
+        home.pods("waits").await,
+        pods,
+        "scaled down in the new leader's first window"
+    );
+    home.asleep("waits").await;
+    assert!(led.elapsed() < LIMIT, "{:?}", led.elapsed());
+}
+
+/// The pod that leads.
+async fn leader(cluster: &Cluster) -> String {
+    let lease = format!("--namespace {SYSTEM} lease {CONTROLLER}");
+    cluster.kubectl().get(&lease, "{.spec.holderIdentity}").await
 }
 
 #[tokio::test]

@@ -34,6 +34,25 @@ async fn a_hundred_at_a_sleeping_model_of_one_request_a_pod_are_all_answered() {
     assert!((2..=5).contains(&most), "{most} pods");
 }
 
+#[tokio::test]
+async fn what_several_activators_give_one_pod_beyond_its_limit_is_tried_again_and_answered() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "excess").await;
+    // One place, and each of three activators has to have one: the runtime refuses two thirds of what comes at a time.
+    home.deploy(&[home.service("slow", "slow.onnx").concurrency(1).min(1).max(1)])
+        .await;
+    home.settled("slow", 1).await;
+    let url = home.predict_url("slow");
+    let asks = (0..30).map(|n| Ask {
+        url: url.clone(),
+        body: client::slow_v1(f64::from(n)),
+        answer: client::slow_v1_answer(f64::from(n)),
+    });
+    let answers = join_all(asks.map(|ask| async move { ask.send().await.map(drop) })).await;
+    let lost: Vec<String> = answers.into_iter().filter_map(Result::err).collect();
+    assert!(lost.is_empty(), "{lost:#?}");
+}
+
 /// The most pods of a service that were seen at a time within ten seconds.
 async fn most_pods(home: &Namespace, service: &str) -> usize {
     let mut most = 0;

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use pilotlight_e2e::{
-    LIMIT,
+    LIMIT, Manifest,
     client::{self, flowers_v1},
     cluster::{Cluster, Namespace, condition},
-    eventually, until,
+    eventually, processes, until,
 };
+use rustix::process::Signal;
 
 #[tokio::test]
 async fn a_faulty_service_gets_a_condition_and_an_event_and_what_runs_goes_on() {
@@ -43,31 +44,95 @@ async fn a_faulty_service_gets_a_condition_and_an_event_and_what_runs_goes_on() 
 
 #[tokio::test]
 async fn pods_that_cannot_be_placed_are_told_to_the_client_within_seconds() {
-    refused("unschedulable", "nodeSelector", "{ e2e/no-such-node: \"true\" }").await;
+    let home = Namespace::new(Cluster::shared(), "unschedulable").await;
+    let service = home.service("iris", "iris.onnx");
+    refused(
+        &home,
+        &service.field("nodeSelector", "{ e2e/no-such-node: \"true\" }"),
+        "Unschedulable",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_model_file_that_is_missing_is_told_to_the_client_within_seconds() {
-    let cluster = Cluster::shared();
-    let home = Namespace::new(cluster, "missing").await;
-    cluster
-        .kubectl()
-        .apply(&home.service("iris", "no-such.onnx").yaml())
+    let home = Namespace::new(Cluster::shared(), "missing").await;
+    refused(&home, &home.service("iris", "no-such.onnx"), "no-such.onnx").await;
+}
+
+#[tokio::test]
+async fn an_image_that_nobody_has_is_told_to_the_client_within_seconds() {
+    let home = Namespace::new(Cluster::shared(), "image").await;
+    let service = home.service("iris", "iris.onnx");
+    refused(
+        &home,
+        &service.model_field("image", "localhost/no-such:1"),
+        "ImagePullFailed",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_is_told_to_the_client_within_seconds() {
+    let home = Namespace::new(Cluster::shared(), "quota").await;
+    home.kubectl("create quota none --hard=pods=0").await;
+    refused(&home, &home.service("iris", "iris.onnx"), "exceeded quota").await;
+}
+
+#[tokio::test]
+async fn memory_that_does_not_suffice_is_told_to_the_client_within_seconds() {
+    let home = Namespace::new(Cluster::shared(), "memory").await;
+    let service = home.service("iris", "iris.onnx");
+    let tight = "{ requests: { cpu: 10m, memory: 6Mi }, limits: { memory: 6Mi } }";
+    refused(&home, &service.model_field("resources", tight), "memory").await;
+}
+
+#[tokio::test]
+async fn a_pod_that_waits_for_a_secret_that_nobody_made_is_told_to_the_client_within_seconds() {
+    let home = Namespace::new(Cluster::shared(), "secret").await;
+    let service = home.service("iris", "iris.onnx");
+    let volume = "[{ name: key, secret: { secretName: no-such } }]";
+    // One that no container mounts is not waited for.
+    let mount = "[{ name: key, mountPath: /key, readOnly: true }]";
+    let service = service.field("volumes", volume).model_field("volumeMounts", mount);
+    refused(&home, &service, "FailedMount").await;
+    // It is made, and nobody has to do anything else.
+    home.kubectl("create secret generic no-such --from-literal=key=value")
         .await;
-    told(&home).await;
+    until("the service answers", LIMIT * 3, async || {
+        home.flowers("iris").send().await.is_ok()
+    })
+    .await;
 }
 
-/// A service with one field more, whose pods can't start.
-async fn refused(hint: &str, key: &str, value: &str) {
+#[tokio::test]
+async fn a_pod_that_served_and_crashes_again_and_again_is_replaced_without_a_pause() {
     let cluster = Cluster::shared();
-    let home = Namespace::new(cluster, hint).await;
-    let service = home.service("iris", "iris.onnx").field(key, value);
-    cluster.kubectl().apply(&service.yaml()).await;
-    told(&home).await;
+    let home = Namespace::new(cluster, "crash").await;
+    home.deploy(&[home.service("iris", "iris.onnx").min(1).max(1)]).await;
+    let pod = home.settled("iris", 1).await.remove(0);
+    let start = Instant::now();
+    // The first restart comes at once, the second after a pause of ten seconds that doubles with each.
+    until("another pod serves", LIMIT, async || {
+        if let Some(process) = cluster.own().process_of(&pod.uid, "pilotlight") {
+            processes::signal(process, Signal::KILL);
+        }
+        let pods = home.pods("iris").await;
+        pods.iter().any(|now| now.ready && now.uid != pod.uid)
+    })
+    .await;
+    home.flowers("iris").send().await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
-/// Asks until the route is there; then the answer has to be a 503 with a reason within 20 seconds, and the status has to say why.
-async fn told(home: &Namespace) {
+/// Applies a service whose pods can't start and asks once the route is there. The answer has to be a 503 that names `why`, within
+/// 20 seconds, and the status has to say it.
+async fn refused(home: &Namespace, service: &Manifest, why: &str) {
+    Cluster::shared().kubectl().apply(&service.yaml()).await;
+    told(home, why).await;
+}
+
+async fn told(home: &Namespace, why: &str) {
     let url = home.predict_url("iris");
     until("the service has a route", LIMIT, async || {
         client::get(&url).await.status != 404
@@ -76,14 +141,18 @@ async fn told(home: &Namespace) {
     let start = Instant::now();
     let reply = client::post(&url, &flowers_v1()).await;
     let code = reply.error(503);
+    assert!(reply.text().contains(why), "{code}: {}", reply.text());
     assert!(
         start.elapsed() < Duration::from_secs(20),
         "{code} after {:?}",
         start.elapsed()
     );
-    until("the status tells the failure", LIMIT, async || {
+    let message = eventually("the status tells the failure", LIMIT, async || {
         let found = home.get("iris").await;
-        condition(&found, "Ready")["status"] != "True" && found["status"]["modelStatus"]["lastFailureInfo"].is_object()
+        let failed = condition(&found, "Ready")["status"] != "True";
+        let info = found["status"]["modelStatus"]["lastFailureInfo"].clone();
+        (failed && info.is_object()).then(|| info.to_string())
     })
     .await;
+    assert!(message.contains(why), "{message}");
 }

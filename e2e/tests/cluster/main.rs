@@ -1,5 +1,6 @@
 //! Pilotlight on a real Kubernetes: API server, scheduler, kubelet, containerd. One cluster for all of these stories.
 
+mod adopted;
 mod answers;
 mod changes;
 mod crowds;

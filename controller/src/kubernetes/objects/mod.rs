@@ -66,18 +66,18 @@ pub(crate) struct Surroundings {
     pub(crate) absent: Vec<Absent>,
 }
 
-/// The Deployment of one revision of a service. `percent` is a canary's share.
+/// The Deployment of one revision of a service. `canary` is a canary's name and share.
 pub(crate) fn deployment(
     service: &Service,
     runtime: &Runtime,
     settings: &Settings,
     owner: &Owner,
-    percent: Option<u8>,
+    canary: Option<(&str, u8)>,
 ) -> Result<DeploymentPlan, NoRuntime> {
     let workload = Workload {
         namespace: owner.namespace.clone(),
         name: owner.name.clone(),
-        canary: percent.is_some(),
+        canary: canary.map(|(name, _)| name.to_owned()),
     };
     let mut template = pod::template(service, runtime, settings, &workload)?;
     let revision = digest(&template, REVISION_DIGITS);
@@ -98,7 +98,7 @@ pub(crate) fn deployment(
             "stopped by serving.kserve.io/stop".into(),
         );
     }
-    if let Some(percent) = percent {
+    if let Some((_, percent)) = canary {
         annotations.insert(ANNOTATION_TRAFFIC_PERCENT.to_owned(), percent.to_string().into());
     }
     let mut labels = labels(&owner.name);

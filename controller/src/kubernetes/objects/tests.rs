@@ -178,7 +178,14 @@ fn only_what_needs_new_pods_changes_the_revision() {
 
 #[test]
 fn a_canary_has_names_of_its_own_and_its_share() {
-    let canary = deployment(&onnx(json!({})), &Runtime::Own, &settings(), &owner(), Some(10)).unwrap();
+    let canary = deployment(
+        &onnx(json!({})),
+        &Runtime::Own,
+        &settings(),
+        &owner(),
+        Some(("canary", 10)),
+    )
+    .unwrap();
     assert_eq!(canary.object["metadata"]["name"], "iris-predictor-canary");
     assert_eq!(
         canary.object["metadata"]["annotations"]["pilotlight.dev/traffic-percent"],

@@ -25,7 +25,7 @@ fn observed(stable: Seen) -> Observed<'static> {
         stopped: false,
         promised: 0,
         stable,
-        canary: None,
+        canaries: Vec::new(),
         reachable: true,
         runtime: None,
     }
@@ -141,7 +141,7 @@ fn an_invalid_spec_is_a_condition_and_one_event() {
 #[test]
 fn sleeping_and_waking_are_told() {
     let asleep = status(&observed(seen(0, 0)), &Value::Null, NOW);
-    assert_eq!(reasons(&Value::Null, &asleep), ["Ready", "ModelStandby"]);
+    assert_eq!(reasons(&Value::Null, &asleep), ["Ready"]);
     let waking = status(&observed(seen(1, 0)), &asleep, LATER);
     assert_eq!(reasons(&asleep, &waking), [""; 0]);
     let awake = status(&observed(seen(1, 1)), &waking, LATER);
@@ -172,13 +172,11 @@ fn a_stopped_service_is_stopped_and_no_fault() {
 #[test]
 fn a_canary_shows_in_the_columns_for_traffic() {
     let mut both = observed(seen(1, 1));
-    both.canary = Some((
-        10,
-        Seen {
-            revision: "r2".to_owned(),
-            ..seen(1, 1)
-        },
-    ));
+    let canary = |revision: &str| Seen {
+        revision: revision.to_owned(),
+        ..seen(1, 1)
+    };
+    both.canaries = vec![("canary".to_owned(), 10, canary("r2"))];
     let status = status(&both, &Value::Null, NOW);
     let traffic = &status["components"]["predictor"]["traffic"];
     assert_eq!(
@@ -190,4 +188,33 @@ fn a_canary_shows_in_the_columns_for_traffic() {
         (&json!(90), &json!("prev"))
     );
     assert_eq!(condition_of(&status, "CanaryPredictorReady")["status"], "True");
+}
+
+#[test]
+fn several_canaries_show_with_their_names_and_the_one_that_is_not_ready_speaks_for_all() {
+    let mut many = observed(seen(1, 1));
+    let canary = |name: &str, percent: u8, ready: u32| {
+        let seen = Seen {
+            revision: name.to_owned(),
+            ..seen(1, ready)
+        };
+        (name.to_owned(), percent, seen)
+    };
+    many.canaries = vec![canary("a", 10, 1), canary("b", 20, 0)];
+    let status = status(&many, &Value::Null, NOW);
+    assert_eq!(
+        status["canaryStatuses"],
+        json!([
+            { "name": "a", "ready": true, "trafficPercent": 10 },
+            { "name": "b", "ready": false, "trafficPercent": 20 },
+        ])
+    );
+    let verdict = condition_of(&status, "CanaryPredictorReady");
+    assert_eq!(
+        (&verdict["status"], &verdict["message"]),
+        (&json!("Unknown"), &json!("b: no replica is ready"))
+    );
+    let traffic = status["components"]["predictor"]["traffic"].as_array().unwrap();
+    let percents: Vec<&Value> = traffic.iter().map(|one| &one["percent"]).collect();
+    assert_eq!(percents, [&json!(20), &json!(70), &json!(10)]);
 }
