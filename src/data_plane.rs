@@ -137,6 +137,7 @@ impl DataPlane {
                 .map(|(certificate, key)| CertificateFiles { certificate, key })
                 .collect(),
             client_authorities: self.tls_client_ca.clone(),
+            ..TlsFiles::default()
         };
         let file = |source| Error::File {
             flag: "--tls-cert, --tls-key, --tls-client-ca",

@@ -26,6 +26,7 @@ use crate::{
     },
     error::{Code, Failure},
     metrics::{Metrics, RouteStats},
+    secure::Tls,
     server,
 };
 
@@ -304,13 +305,22 @@ impl Activator {
         crate::admin::router(Arc::clone(&self.inner))
     }
 
-    /// Proxies HTTP/1.1 and HTTP/2 without TLS on one port until `shutdown`, then accepts nothing more, lets what is
+    /// Proxies HTTP/1.1 and HTTP/2 on one port, over TLS where [`Config::tls`] says so, until `shutdown`, then accepts nothing more, lets what is
     /// open finish for [`Config::drain_timeout`], answers what still waits 503 `shutting-down` and closes the rest.
     ///
     /// # Errors
     /// Only where the listener itself is unusable; failures of single connections are theirs.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-        server::serve(Arc::clone(&self.inner), listener, shutdown).await
+        let tls = self.inner.shared.config.tls.clone();
+        server::serve(Arc::clone(&self.inner), listener, tls, shutdown).await
+    }
+
+    /// The same over TLS, beside [`Self::serve`] and whatever [`Config::tls`] says. It changes with its files.
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub async fn serve_tls(&self, listener: TcpListener, tls: Tls, shutdown: CancellationToken) -> io::Result<()> {
+        server::serve(Arc::clone(&self.inner), listener, Some(tls), shutdown).await
     }
 }
 

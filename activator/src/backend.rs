@@ -12,6 +12,7 @@ use std::{collections::VecDeque, net::SocketAddr, panic::AssertUnwindSafe, sync:
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
 use tokio::{
     sync::{Notify, broadcast, oneshot},
     time::Instant,
@@ -61,9 +62,12 @@ pub(crate) struct Replica {
     pub(crate) id: EndpointId,
     pub(crate) address: SocketAddr,
     pub(crate) protocol: Protocol,
+    server_name: Option<Arc<str>>,
     pub(crate) probe: Probe,
     pub(crate) started: Instant,
     pub(crate) pool: Pool,
+    /// Connections over TLS.
+    pub(crate) secure: Pool,
     /// Told at each release, for [`crate::Sealed::drained`].
     pub(crate) released: Notify,
     /// Set when it is no longer declared; ends its probing.
@@ -76,9 +80,11 @@ impl Replica {
             id: endpoint.id.clone(),
             address: endpoint.address,
             protocol: endpoint.protocol,
+            server_name: endpoint.server_name.clone(),
             probe: endpoint.probe.clone(),
             started: endpoint.started,
             pool: Pool::default(),
+            secure: Pool::default(),
             released: Notify::new(),
             retired: CancellationToken::new(),
         })
@@ -86,7 +92,21 @@ impl Replica {
 
     fn retire(&self) {
         self.retired.cancel();
+        self.disconnect();
+    }
+
+    /// Closes what is idle.
+    fn disconnect(&self) {
         self.pool.clear();
+        self.secure.clear();
+    }
+
+    /// The name that its certificate has to be for.
+    pub(crate) fn tls_name(&self) -> ServerName<'static> {
+        let declared = self.server_name.as_deref().map(|name| name.to_owned().try_into());
+        declared
+            .and_then(Result::ok)
+            .unwrap_or(ServerName::IpAddress(self.address.ip().into()))
     }
 }
 
@@ -180,6 +200,7 @@ impl Backend {
         let replicas = self.state.lock().endpoints();
         for replica in replicas {
             replica.pool.sweep(limits);
+            replica.secure.sweep(limits);
         }
     }
 
@@ -299,7 +320,7 @@ impl Backend {
         };
         if news {
             tracing::warn!(backend = %self.id, endpoint = %replica.id, error, "endpoint failed under a request");
-            replica.pool.clear();
+            replica.disconnect();
             let event = Event::EndpointFailed {
                 backend: self.id.clone(),
                 endpoint: replica.id.clone(),

@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
 
 use crate::{
     error::{Code, Failure},
@@ -261,6 +262,29 @@ pub(crate) struct ProxyBody {
     in_flight: Option<InFlight>,
     /// A gRPC call: it ends with a status even where the endpoint breaks off.
     grpc: bool,
+    /// Ends it where the request has a limit.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why an answer ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AnswerFault {
+    /// The endpoint broke it off.
+    #[error("the replica broke off its answer: {0}")]
+    Broke(#[from] hyper::Error),
+    /// The limit of its request has passed.
+    #[error("the answer took longer than its request may")]
+    TooLate,
+}
+
+impl From<&AnswerFault> for Failure {
+    fn from(fault: &AnswerFault) -> Self {
+        let code = match fault {
+            AnswerFault::Broke(_) => Code::ReplicaFailed,
+            AnswerFault::TooLate => Code::ResponseTimeout,
+        };
+        Self::new(code, fault.to_string())
+    }
 }
 
 /// Where an answer's bytes come from.
@@ -287,6 +311,7 @@ impl ProxyBody {
             content,
             in_flight: None,
             grpc: false,
+            timer: None,
         }
     }
 
@@ -296,12 +321,25 @@ impl ProxyBody {
         self
     }
 
-    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    /// An answer that streams is cut at this time.
+    pub(crate) fn until(mut self, deadline: Option<Instant>) -> Self {
+        let streams = matches!(self.content, Content::Stream { .. });
+        let deadline = deadline.filter(|_| streams);
+        self.timer = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        self
+    }
+
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
+        if let Some(timer) = &mut self.timer
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(AnswerFault::TooLate)));
+        }
         match &mut self.content {
             Content::Kept(replay) => Poll::Ready(replay.next_frame().map(Ok)),
             Content::Stream { prefix, rest } => match prefix.pop_front() {
                 Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-                None => rest.poll_frame(cx),
+                None => rest.poll_frame(cx).map_err(AnswerFault::from),
             },
         }
     }
@@ -315,17 +353,15 @@ impl ProxyBody {
 
 impl Body for ProxyBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerFault;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
         let this = self.get_mut();
         match ready!(this.poll_content(cx)) {
-            Some(Err(error)) if this.grpc => {
+            Some(Err(fault)) if this.grpc => {
+                this.timer = None;
                 this.content = Content::Kept(Kept::default().into());
-                let failure = Failure::new(
-                    Code::ReplicaFailed,
-                    format!("the replica broke off its answer: {error}"),
-                );
+                let failure = Failure::from(&fault);
                 Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&failure)))))
             }
             frame => Poll::Ready(frame),

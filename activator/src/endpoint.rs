@@ -1,6 +1,6 @@
 //! What the activator knows of one replica.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use http::uri::PathAndQuery;
 use tokio::time::Instant;
@@ -54,6 +54,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// How to speak to it.
     pub protocol: Protocol,
+    /// The name that its certificate has to be for, where requests go on to it over TLS. Default its address.
+    pub server_name: Option<Arc<str>>,
     /// Hard limit of requests in flight on it at once (`containerConcurrency`, or this activator's share of it); `None` is
     /// unlimited, 0 is an endpoint that is left to other activators. A later declaration may change it: requests in flight
     /// past a lowered one are finished.

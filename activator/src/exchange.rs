@@ -10,7 +10,7 @@ use pilotlight_telemetry::ServerSpan;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    Route,
+    Protocol, Route,
     activator::RouteEntry,
     backend::{Arrival, Backend, Permit, Readiness},
     body::{Content, Outgoing, ProxyBody},
@@ -24,6 +24,7 @@ use crate::{
     inference::Call,
     metrics::RouteStats,
     phases::Woken,
+    pool::Line,
     random,
     replay::{self, Head, Received, RequestBody},
     server::Client,
@@ -157,8 +158,9 @@ impl Exchange {
                         .insert(headers::COLD_START, HeaderValue::from_static(cold));
                 }
                 let grpc = self.grpc;
+                let deadline = self.deadline();
                 response.map(|content| {
-                    let body = ProxyBody::new(content);
+                    let body = ProxyBody::new(content).until(deadline);
                     if grpc { body.grpc() } else { body }
                 })
             }
@@ -186,6 +188,12 @@ impl Exchange {
             }
         };
         self.finish(result)
+    }
+
+    /// When the request as a whole has to be over, its answer's last byte included.
+    fn deadline(&self) -> Option<Instant> {
+        let limit = self.entry.route.policy.request_timeout?;
+        self.in_flight.at.checked_add(limit)
     }
 
     /// Whether the backend has a ready endpoint.
@@ -342,15 +350,17 @@ impl Exchange {
             0
         };
         let limits = self.in_flight.client.inner.shared.pool_limits();
+        let tls = self.in_flight.client.upstream.clone();
         let began = Instant::now();
         let attempt = tokio::time::timeout(
             limit.saturating_sub(self.spent),
-            forward::attempt(permit, request, hold, limits, self.grpc),
+            forward::attempt(permit, request, hold, limits, tls.as_ref(), self.grpc),
         )
         .await;
         self.spent += began.elapsed();
         if let Some(span) = &self.in_flight.span {
-            trace::forwarded(span, began, self.failed);
+            let status = attempt.as_ref().ok().and_then(Attempt::status);
+            trace::forwarded(span, began, self.failed, status);
         }
         attempt.map_err(|_| {
             Failure::new(
@@ -412,8 +422,13 @@ impl Exchange {
         self.prepare(&mut parts, strip, upgrade)?;
         let permit = self.acquire().await?;
         let (counts, counted) = oneshot::channel();
-        let limits = self.in_flight.client.inner.shared.pool_limits();
-        let response = upgrade::tunnel(permit, parts, on_client, counted, limits).await?;
+        let client = Arc::clone(&self.in_flight.client);
+        let line = Line {
+            protocol: Protocol::H1,
+            tls: client.upstream.as_ref(),
+            limits: client.inner.shared.pool_limits(),
+        };
+        let response = upgrade::tunnel(permit, parts, on_client, counted, line, self.deadline()).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.tunnel = Some(counts);
         }

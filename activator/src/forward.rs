@@ -16,8 +16,9 @@ use crate::{
     core::{retry::Cause, state::Outcome},
     error::{Failure, REASON},
     grpc::status::{self, GrpcStatus},
-    pool::{self, Broken, PoolLimits, Wire},
+    pool::{self, Broken, Line, PoolLimits, Wire},
     replay,
+    secure::upstream::Upstream,
 };
 
 /// What a runtime says when its queue is full.
@@ -41,6 +42,16 @@ pub(crate) enum Attempt {
     Refused(Cause, Response<Content>),
 }
 
+impl Attempt {
+    /// What the endpoint answered, where it did.
+    pub(crate) fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Answered(response, _) | Self::Refused(_, response) => Some(response.status()),
+            Self::Broken(_) | Self::ClientBroke(_) => None,
+        }
+    }
+}
+
 /// Sends a request to the endpoint of `permit`. A unary answer of at most `hold` bytes is read to its end before it is
 /// given, any other streams and keeps the place until then. An endpoint that breaks is taken out of the choice. A gRPC
 /// call goes over HTTP/2 whatever the endpoint speaks otherwise.
@@ -49,6 +60,7 @@ pub(crate) async fn attempt(
     mut request: Request<Outgoing>,
     hold: usize,
     limits: PoolLimits,
+    tls: Option<&Upstream>,
     grpc: bool,
 ) -> Attempt {
     let Some(replica) = permit.replica() else {
@@ -60,10 +72,11 @@ pub(crate) async fn attempt(
     };
     let protocol = if grpc { Protocol::H2c } else { replica.protocol };
     if protocol == Protocol::H2c {
-        make_absolute(&mut request);
+        make_absolute(&mut request, if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
     }
     let broke = request.body().broke();
-    let response = match pool::send(&replica, protocol, request, limits).await {
+    let line = Line { protocol, tls, limits };
+    let response = match pool::send(&replica, line, request).await {
         Ok(response) => response,
         Err(broken) => {
             if let Some(failure) = broke.and_then(|broke| broke.failure()) {
@@ -195,7 +208,7 @@ pub(crate) fn target_uri(uri: &Uri, strip: usize) -> Result<Uri, http::Error> {
 }
 
 /// HTTP/2 wants scheme and authority in the URI.
-fn make_absolute(request: &mut Request<Outgoing>) {
+fn make_absolute(request: &mut Request<Outgoing>, scheme: Scheme) {
     let host = request.headers_mut().remove(header::HOST);
     let authority = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let path = request
@@ -204,7 +217,7 @@ fn make_absolute(request: &mut Request<Outgoing>) {
         .cloned()
         .unwrap_or(PathAndQuery::from_static("/"));
     let uri = Uri::builder()
-        .scheme(Scheme::HTTP)
+        .scheme(scheme)
         .authority(authority)
         .path_and_query(path)
         .build();

@@ -28,15 +28,21 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use tokio::{net::TcpStream, time::Instant};
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use crate::{
     backend::{Permit, Replica},
     body::Outgoing,
     core::{retry::Cause, state::Outcome},
     endpoint::Protocol,
+    secure::upstream::Upstream,
 };
 
-type H1Connection = http1::Connection<TokioIo<TcpStream>, Outgoing>;
+/// A connection, in plain text or over TLS.
+pub(crate) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+type H1Connection = http1::Connection<TokioIo<Stream>, Outgoing>;
 
 /// One HTTP/1.1 connection with the future that drives it.
 struct Link {
@@ -68,6 +74,26 @@ pub(crate) struct PoolLimits {
     pub(crate) connect_timeout: Duration,
 }
 
+/// How a request goes to an endpoint.
+#[derive(Clone, Copy)]
+pub(crate) struct Line<'a> {
+    /// Whatever the endpoint is declared with.
+    pub(crate) protocol: Protocol,
+    /// Over TLS.
+    pub(crate) tls: Option<&'a Upstream>,
+    pub(crate) limits: PoolLimits,
+}
+
+impl Line<'_> {
+    fn pool(self, replica: &Replica) -> &Pool {
+        if self.tls.is_some() {
+            &replica.secure
+        } else {
+            &replica.pool
+        }
+    }
+}
+
 /// An attempt that brought no answer.
 pub(crate) struct Broken {
     pub(crate) cause: Cause,
@@ -85,7 +111,7 @@ impl Pool {
     }
 
     /// The HTTP/2 connection, which is opened if there is none.
-    fn shared(&self, address: SocketAddr, limits: PoolLimits) -> Opening {
+    fn shared(&self, replica: &Arc<Replica>, line: Line<'_>) -> Opening {
         let mut shared = self.shared.lock();
         if let Some(opening) = &*shared {
             match opening.peek() {
@@ -94,7 +120,8 @@ impl Pool {
                 Some(_) => {}
             }
         }
-        let opening = open_h2(address, limits).map_err(Arc::new).boxed().shared();
+        let opening = open_h2(Arc::clone(replica), line.tls.cloned(), line.limits);
+        let opening = opening.map_err(Arc::new).boxed().shared();
         shared.insert(opening).clone()
     }
 
@@ -180,8 +207,25 @@ fn is_ours(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| OURS.contains(&code))
 }
 
-async fn open(address: SocketAddr, limits: PoolLimits) -> io::Result<Box<Link>> {
-    let stream = connect(address, limits.connect_timeout).await?;
+/// Opens a connection to an endpoint, with its TLS where that is asked for; each within the limit of connecting.
+pub(crate) async fn reach(
+    replica: &Replica,
+    tls: Option<&Upstream>,
+    protocol: Protocol,
+    limits: PoolLimits,
+) -> io::Result<Stream> {
+    let stream = connect(replica.address, limits.connect_timeout).await?;
+    let Some(tls) = tls else {
+        return Ok(Either::Left(stream));
+    };
+    let shaken = tls.connect(stream, replica.tls_name(), protocol == Protocol::H2c);
+    let shaken = tokio::time::timeout(limits.connect_timeout, shaken).await;
+    let stream = shaken.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
+    Ok(Either::Right(Box::new(stream)))
+}
+
+async fn open(replica: &Replica, line: Line<'_>) -> io::Result<Box<Link>> {
+    let stream = reach(replica, line.tls, Protocol::H1, line.limits).await?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     Ok(Box::new(Link {
         sender,
@@ -189,28 +233,23 @@ async fn open(address: SocketAddr, limits: PoolLimits) -> io::Result<Box<Link>> 
     }))
 }
 
-/// Sends one request to an endpoint in the given protocol, whichever the endpoint is declared with, and gives the answer's head with the wire that its body comes from.
+/// Sends one request to an endpoint and gives the answer's head with the wire that its body comes from.
 pub(crate) async fn send(
     replica: &Arc<Replica>,
-    protocol: Protocol,
+    line: Line<'_>,
     request: Request<Outgoing>,
-    limits: PoolLimits,
 ) -> Result<Response<Wire>, Broken> {
-    match protocol {
-        Protocol::H1 => send_h1(replica, request, limits).await,
-        Protocol::H2c => send_h2(replica, request, limits).await,
+    match line.protocol {
+        Protocol::H1 => send_h1(replica, line, request).await,
+        Protocol::H2c => send_h2(replica, line, request).await,
     }
 }
 
-async fn send_h1(
-    replica: &Arc<Replica>,
-    request: Request<Outgoing>,
-    limits: PoolLimits,
-) -> Result<Response<Wire>, Broken> {
-    let pooled = poll_fn(|cx| Poll::Ready(replica.pool.take(limits, cx))).await;
+async fn send_h1(replica: &Arc<Replica>, line: Line<'_>, request: Request<Outgoing>) -> Result<Response<Wire>, Broken> {
+    let pooled = poll_fn(|cx| Poll::Ready(line.pool(replica).take(line.limits, cx))).await;
     let mut link = match pooled {
         Some(link) => link,
-        None => match open(replica.address, limits).await {
+        None => match open(replica, line).await {
             Ok(link) => link,
             Err(error) => return Err(connect_failed(&error, request)),
         },
@@ -220,19 +259,16 @@ async fn send_h1(
             incoming,
             link: Some(link),
             replica: Arc::clone(replica),
-            limits,
+            secure: line.tls.is_some(),
+            limits: line.limits,
             permit: None,
         })),
         Err(error) => Err(broken(error)),
     }
 }
 
-async fn send_h2(
-    replica: &Arc<Replica>,
-    request: Request<Outgoing>,
-    limits: PoolLimits,
-) -> Result<Response<Wire>, Broken> {
-    let mut sender = match replica.pool.shared(replica.address, limits).await {
+async fn send_h2(replica: &Arc<Replica>, line: Line<'_>, request: Request<Outgoing>) -> Result<Response<Wire>, Broken> {
+    let mut sender = match line.pool(replica).shared(replica, line).await {
         Ok(sender) => sender,
         Err(error) => return Err(connect_failed(&error, request)),
     };
@@ -244,15 +280,22 @@ async fn send_h2(
             incoming,
             link: None,
             replica: Arc::clone(replica),
-            limits,
+            secure: line.tls.is_some(),
+            limits: line.limits,
             permit: None,
         })),
         Err(error) => Err(broken(error)),
     }
 }
 
-async fn open_h2(address: SocketAddr, limits: PoolLimits) -> io::Result<http2::SendRequest<Outgoing>> {
-    let stream = connect(address, limits.connect_timeout).await?;
+async fn open_h2(
+    replica: Arc<Replica>,
+    tls: Option<Upstream>,
+    limits: PoolLimits,
+) -> io::Result<http2::SendRequest<Outgoing>> {
+    let stream = reach(&replica, tls.as_ref(), Protocol::H2c, limits).await?;
+    // The connection may outlive the endpoint's declaration, and should not keep it.
+    drop(replica);
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .adaptive_window(true)
         .handshake(TokioIo::new(stream))
@@ -290,6 +333,8 @@ pub(crate) struct Wire {
     incoming: Incoming,
     link: Option<Box<Link>>,
     replica: Arc<Replica>,
+    /// Which of its pools the connection is from.
+    secure: bool,
     limits: PoolLimits,
     permit: Option<Permit>,
 }
@@ -339,7 +384,12 @@ impl Wire {
         if let Some(link) = self.link.take()
             && link.connection.is_some()
         {
-            self.replica.pool.put(link, self.limits);
+            let pool = if self.secure {
+                &self.replica.secure
+            } else {
+                &self.replica.pool
+            };
+            pool.put(link, self.limits);
         }
         if let Some(permit) = self.permit.take() {
             permit.release(Outcome::Answered);

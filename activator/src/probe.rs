@@ -19,7 +19,7 @@ use crate::{
     body::Outgoing,
     core::state::Pick,
     phases::{Startup, Woken},
-    pool::{self, PoolLimits, Wire},
+    pool::{self, Line, PoolLimits, Wire},
 };
 
 /// What a runtime says of its start.
@@ -71,9 +71,12 @@ async fn once(replica: &Arc<Replica>, limits: PoolLimits) -> Option<Startup> {
         let connected = pool::connect(replica.address, limits.connect_timeout).await;
         return connected.is_ok().then(Startup::default);
     };
-    let response = pool::send(replica, replica.protocol, request(replica, path)?, limits)
-        .await
-        .ok()?;
+    let line = Line {
+        protocol: replica.protocol,
+        tls: None,
+        limits,
+    };
+    let response = pool::send(replica, line, request(replica, path)?).await.ok()?;
     let ready = response.status() == StatusCode::OK;
     let startup = startup(&response);
     drain(response.into_body()).await;

@@ -69,7 +69,8 @@ pub struct RoutePolicy {
     pub replay_limit: usize,
     /// Attempts of one request on replicas that failed under it; then a typed 502 `replicas-failed`. Default 5.
     pub max_tries: u32,
-    /// From arrival to the response's head, waiting included. Past it: 504 `response-timeout`. Default none.
+    /// From arrival to the answer's last byte, waiting included. Past it: 504 `response-timeout`, or the end of an answer that has
+    /// begun; a WebSocket ends too. Default none.
     pub request_timeout: Option<Duration>,
     /// What is answered in the place of the backend. Default nothing.
     pub cold_start: Option<Arc<ColdStart>>,

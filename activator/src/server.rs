@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     activator::Inner,
     error::{Code, Failure},
-    secure::{self, stall::Patient},
+    secure::{self, Tls, stall::Patient, upstream::Upstream},
     service,
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Client {
     /// The peer's address as it goes into `X-Forwarded-For`.
     pub(crate) address: HeaderValue,
     secure: bool,
+    /// Over what its requests go on to endpoints, where that is TLS.
+    pub(crate) upstream: Option<Upstream>,
 }
 
 impl Client {
@@ -46,11 +48,12 @@ impl Client {
         HeaderValue::from_static(if self.secure { "https" } else { "http" })
     }
 
-    fn new(inner: Arc<Inner>, peer: SocketAddr) -> Arc<Self> {
+    fn new(inner: Arc<Inner>, peer: SocketAddr, tls: Option<&Tls>) -> Arc<Self> {
         // Text of an IP address is always a valid header value.
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
         Arc::new(Self {
-            secure: inner.shared.config.tls.is_some(),
+            secure: tls.is_some(),
+            upstream: tls.and_then(Tls::upstream),
             inner,
             address: address.unwrap_or(HeaderValue::from_static("unknown")),
         })
@@ -58,14 +61,24 @@ impl Client {
 }
 
 /// Serves until `shutdown`, then drains.
-pub(crate) async fn serve(inner: Arc<Inner>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+pub(crate) async fn serve(
+    inner: Arc<Inner>,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     listener.local_addr()?;
     let config = &inner.shared.config;
-    let (tls, tokens) = (config.tls.clone(), config.tokens.clone());
-    tokio::spawn(secure::watch(tls, tokens, config.reload_interval, shutdown.clone()));
+    let tokens = config.tokens.clone();
+    tokio::spawn(secure::watch(
+        tls.clone(),
+        tokens,
+        config.reload_interval,
+        shutdown.clone(),
+    ));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    accept(&inner, &listener, &shutdown, &connections, &cut).await;
+    accept(&inner, &listener, tls.as_ref(), &shutdown, &connections, &cut).await;
     inner.draining.cancel();
     // New connections are refused from here on.
     drop(listener);
@@ -85,6 +98,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, listener: TcpListener, shutdown: Ca
 async fn accept(
     inner: &Arc<Inner>,
     listener: &TcpListener,
+    tls: Option<&Tls>,
     shutdown: &CancellationToken,
     connections: &TaskTracker,
     cut: &CancellationToken,
@@ -103,12 +117,13 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let client = Client::new(Arc::clone(inner), peer);
+                let client = Client::new(Arc::clone(inner), peer, tls);
+                let tls = tls.cloned();
                 let shutdown = shutdown.clone();
                 let cut = cut.clone();
                 connections.spawn(async move {
                     let _permit = permit;
-                    open(client, stream, shutdown, cut).await;
+                    open(client, stream, tls, shutdown, cut).await;
                 });
             }
             Err(error) => {
@@ -120,11 +135,17 @@ async fn accept(
 }
 
 /// One connection, from its handshake to its end.
-async fn open(client: Arc<Client>, stream: TcpStream, shutdown: CancellationToken, cut: CancellationToken) {
+async fn open(
+    client: Arc<Client>,
+    stream: TcpStream,
+    tls: Option<Tls>,
+    shutdown: CancellationToken,
+    cut: CancellationToken,
+) {
     // Without it small answers wait for the peer's delayed acknowledgement; the connection works all the same.
     stream.set_nodelay(true).ok();
     let config = &client.inner.shared.config;
-    let Some(tls) = &config.tls else {
+    let Some(tls) = tls else {
         return connection(client, stream, shutdown, cut).await;
     };
     let handshake = tokio::time::timeout(config.handshake_timeout, tls.acceptor().accept(stream));

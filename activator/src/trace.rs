@@ -39,8 +39,9 @@ pub(crate) fn woke(span: &ServerSpan, began: Instant, phases: &WakePhases) {
     span.part("wake", began.into_std(), Instant::now().into_std(), parts.collect());
 }
 
-/// An attempt at an endpoint is over, `failed` before it were not answered.
-pub(crate) fn forwarded(span: &ServerSpan, began: Instant, failed: u32) {
-    let tries = KeyValue::new("pilotlight.tries", i64::from(failed) + 1);
-    span.part("forward", began.into_std(), Instant::now().into_std(), vec![tries]);
+/// An attempt at an endpoint is over, `failed` before it were not answered; `status` is what it answered.
+pub(crate) fn forwarded(span: &ServerSpan, began: Instant, failed: u32, status: Option<StatusCode>) {
+    let mut about = vec![KeyValue::new("pilotlight.tries", i64::from(failed) + 1)];
+    about.extend(status.map(|status| KeyValue::new("http.response.status_code", i64::from(status.as_u16()))));
+    span.call("forward", began.into_std(), Instant::now().into_std(), about);
 }

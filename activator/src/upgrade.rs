@@ -6,14 +6,15 @@
 use http::{Request, Response, StatusCode, request};
 use hyper::{client::conn::http1, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     backend::Permit,
     body::{Content, Kept, Outgoing},
+    endpoint::Protocol,
     error::{Code, Failure},
     exchange::InFlight,
-    pool::{self, PoolLimits},
+    pool::{self, Line},
     replay,
 };
 
@@ -22,18 +23,20 @@ pub(crate) fn take(parts: &mut request::Parts) -> Option<OnUpgrade> {
     parts.extensions.remove::<OnUpgrade>()
 }
 
-/// Asks the endpoint over a connection of its own; `counts` brings the request's guard once its answer is made. If it agrees, bytes are copied both ways until one side ends.
+/// Asks the endpoint over a connection of its own; `counts` brings the request's guard once its answer is made. If it agrees, bytes
+/// are copied both ways until one side ends, or until the request's time is over where it has a limit.
 pub(crate) async fn tunnel(
     permit: Permit,
     parts: request::Parts,
     client: Option<OnUpgrade>,
     counts: oneshot::Receiver<InFlight>,
-    limits: PoolLimits,
+    line: Line<'_>,
+    until: Option<Instant>,
 ) -> Result<Response<Content>, Failure> {
     let Some(replica) = permit.replica() else {
         return Err(failed("no endpoint"));
     };
-    let stream = match pool::connect(replica.address, limits.connect_timeout).await {
+    let stream = match pool::reach(&replica, line.tls, Protocol::H1, line.limits).await {
         Ok(stream) => stream,
         Err(error) => {
             permit.fail(&error.to_string());
@@ -57,9 +60,12 @@ pub(crate) async fn tunnel(
         // Held to the end: the connection counts as one request.
         let _held = (permit, counts.await, sender);
         if let (Ok(client), Ok(endpoint)) = tokio::join!(client, endpoint) {
-            tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(endpoint))
-                .await
-                .ok();
+            let (mut client, mut endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
+            let copying = tokio::io::copy_bidirectional(&mut client, &mut endpoint);
+            match until {
+                None => drop(copying.await),
+                Some(until) => drop(tokio::time::timeout_at(until, copying).await),
+            }
         }
     });
     Ok(response.map(|_| replay::held(Kept::default())))

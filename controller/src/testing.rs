@@ -181,6 +181,7 @@ impl MockPlatform {
             id,
             address: ([127, 0, 0, 1], 9).into(),
             protocol: Protocol::H1,
+            server_name: None,
             capacity: workload.capacity,
             initial_capacity: workload.initial_capacity,
             probe: probe(&workload.runtime.model).unwrap(),

@@ -110,21 +110,39 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 async fn serve(mut args: Args) -> Result<(), Failure> {
-    let mut exporting = pilotlight_telemetry::start("pilotlight-activator");
+    // Dashboards look for the interceptor by its name.
+    let service = if args.keda {
+        "keda-http-interceptor"
+    } else {
+        "pilotlight-activator"
+    };
+    let mut exporting = pilotlight_telemetry::start(service);
     let base = args.data_plane.config(proxy_config(&args));
     let base = base.map_err(|error| Failure::Message(error.to_string()))?;
     let (proxy, routes) = if args.keda {
         if let Some(delay) = keda::shutdown_delay()? {
             args.drain_delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         }
+        let (http, admin) = keda::ports()?;
+        args.http_address.set_port(http.unwrap_or(args.http_address.port()));
+        args.admin_address.set_port(admin.unwrap_or(args.admin_address.port()));
         (keda::proxy(base)?, Some(keda::routes()?))
     } else {
         (base, None)
     };
+    let tls = if args.keda { keda::tls()? } else { None };
     up::raise_descriptor_limit();
     let signalled = stop_on_signal()?;
     let http = listen(args.http_address, "--http-address").await?;
     let admin = listen(args.admin_address, "--admin-address").await?;
+    let tls = match tls {
+        Some((port, tls)) => {
+            let address = SocketAddr::new(args.http_address.ip(), port);
+            tracing::info!(%address, "serving over TLS");
+            Some((listen(address, "KEDA_HTTP_PROXY_TLS_PORT").await?, tls))
+        }
+        None => None,
+    };
     let client = Client::try_default()
         .await
         .map_err(|error| Failure::Message(format!("no way to the Kubernetes API server: {error}")))?;
@@ -149,7 +167,15 @@ async fn serve(mut args: Args) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let mut proxy = tokio::spawn({
         let (activator, stop) = (activator.clone(), stop.clone());
-        async move { activator.serve(http, stop).await }
+        async move {
+            let secure = async {
+                match tls {
+                    Some((listener, tls)) => activator.serve_tls(listener, tls, stop.clone()).await,
+                    None => Ok(()),
+                }
+            };
+            tokio::try_join!(activator.serve(http, stop.clone()), secure).map(drop)
+        }
     });
     let failed = |error: tokio::task::JoinError| Failure::Message(format!("the proxy failed: {error}"));
     tokio::select! {

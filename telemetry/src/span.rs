@@ -54,12 +54,22 @@ impl ServerSpan {
 
     /// A part of this request that is over.
     pub fn part(&self, name: &'static str, began: Instant, ended: Instant, attributes: Vec<KeyValue>) {
+        self.over(SpanKind::Internal, name, (began, ended), attributes);
+    }
+
+    /// A part of this request that is over, in which another process was asked.
+    pub fn call(&self, name: &'static str, began: Instant, ended: Instant, attributes: Vec<KeyValue>) {
+        self.over(SpanKind::Client, name, (began, ended), attributes);
+    }
+
+    fn over(&self, kind: SpanKind, name: &'static str, when: (Instant, Instant), attributes: Vec<KeyValue>) {
+        let (began, ended) = when;
         let Some(tracer) = tracer().filter(|_| self.context.span().is_recording()) else {
             return;
         };
         let builder = tracer
             .span_builder(name)
-            .with_kind(SpanKind::Internal)
+            .with_kind(kind)
             .with_start_time(time(began))
             .with_attributes(attributes);
         let mut span = tracer.build_with_context(builder, &self.context);

@@ -46,6 +46,7 @@ fn endpoint(id: &str, capacity: u32) -> Endpoint {
         // Never connected to: these tests end before forwarding.
         address: ([127, 0, 0, 1], 9).into(),
         protocol: Protocol::H1,
+        server_name: None,
         capacity: Some(capacity),
         initial_capacity: capacity,
         probe: http::uri::PathAndQuery::from_static("/").into(),

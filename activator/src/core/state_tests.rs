@@ -18,6 +18,7 @@ fn endpoint(id: u32, state: EndpointState, capacity: Option<u32>, initial: u32) 
         id: EndpointId::new(id.to_string()),
         address: ([127, 0, 0, 1], 1).into(),
         protocol: Protocol::H1,
+        server_name: None,
         capacity,
         initial_capacity: initial,
         probe: http::uri::PathAndQuery::from_static("/").into(),

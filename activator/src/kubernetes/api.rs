@@ -30,7 +30,7 @@ const HOLD: f64 = 30.0;
 pub struct SealRequest {
     /// Whose pods.
     pub backend: BackendId,
-    /// Uids of pods.
+    /// Uids of pods; `*` is every one that is known now.
     pub endpoints: Vec<String>,
     /// For how long, from now on; at most [`ClusterConfig::hold_max`](super::ClusterConfig::hold_max). Default 30.
     #[serde(default = "hold")]

@@ -533,6 +533,7 @@ fn endpoint(pod: &Pod, ready: impl Fn(&EndpointId) -> bool) -> Option<Endpoint> 
         id,
         address: view.address()?,
         protocol: view.protocol,
+        server_name: None,
         capacity: None,
         initial_capacity: 1,
         probe: view.probe.clone(),

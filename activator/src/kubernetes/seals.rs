@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Activator, BackendId, Endpoint, EndpointId};
 
+/// In the place of uids: every pod that is known now.
+pub(crate) const ALL: &str = "*";
+
 /// How often lapsed seals are looked for.
 const SWEEP: Duration = Duration::from_millis(500);
 
@@ -68,9 +71,14 @@ impl Seals {
         }
     }
 
-    /// Ends new picks of these pods until `until`, and says what is still in flight on them. Again is the same, and later.
+    /// Ends new picks of these pods until `until`, and says what is still in flight on them. Again is the same, and later. `*` among
+    /// them stands for every pod of the backend that is known now, by whose uid it is answered.
     pub fn seal(&self, backend: &BackendId, uids: &[String], until: Instant) -> BTreeMap<String, Drain> {
         let mut state = self.state.lock();
+        let uids = expanded(&state, backend, uids);
+        if uids.is_empty() {
+            return BTreeMap::new();
+        }
         let sealed = state.sealed.entry(backend.clone()).or_default();
         sealed.extend(uids.iter().map(|uid| (uid.clone(), until)));
         let drain = |uid: &String| {
@@ -171,6 +179,14 @@ impl Seals {
     }
 }
 
+fn expanded(state: &State, backend: &BackendId, uids: &[String]) -> Vec<String> {
+    let all = uids.iter().any(|uid| uid == ALL);
+    let known = state.endpoints.get(backend).into_iter().flatten();
+    let known = known.filter(|_| all).map(|(uid, _)| uid);
+    let named = uids.iter().filter(|uid| *uid != ALL);
+    named.chain(known).cloned().collect()
+}
+
 fn ids<'a>(state: &'a State, backend: &BackendId, uid: &'a str) -> impl Iterator<Item = &'a EndpointId> {
     let known = state.endpoints.get(backend).into_iter().flatten();
     known.filter(move |(known, _)| known == uid).map(|(_, id)| id)
@@ -198,6 +214,7 @@ mod tests {
             id: EndpointId::new(id),
             address: ([127, 0, 0, 1], 1).into(),
             protocol: Protocol::H1,
+            server_name: None,
             capacity: None,
             initial_capacity: 1,
             probe: Probe::Declared,
@@ -248,6 +265,19 @@ mod tests {
         assert!(!seals.any(&backend));
         stop.cancel();
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_star_seals_every_pod_that_is_known_and_none_that_comes_later() {
+        let (activator, seals, backend) = stage(&[("p", "p"), ("q", "q")]);
+        let until = Instant::now() + Duration::from_secs(30);
+        let sealed = seals.seal(&backend, &uids(&["*"]), until);
+        assert_eq!(sealed.into_keys().collect::<Vec<_>>(), ["p", "q"]);
+        assert!(activator.ready(&backend).is_empty());
+        publish(&seals, &backend, &[("p", "p"), ("q", "q"), ("late", "late")]);
+        assert_eq!(activator.ready(&backend), [EndpointId::new("late")]);
+        let other = BackendId::new("ns/unknown");
+        assert!(seals.seal(&other, &uids(&["*"]), until).is_empty() && !seals.any(&other));
     }
 
     #[tokio::test]

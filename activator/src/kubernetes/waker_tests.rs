@@ -152,6 +152,7 @@ impl Stage {
             id: EndpointId::new("p"),
             address: ([127, 0, 0, 1], 1).into(),
             protocol: Protocol::H1,
+            server_name: None,
             capacity: None,
             initial_capacity: 1,
             probe: Probe::Declared,

@@ -1,4 +1,4 @@
-//! Which certificate a client is shown: the one for the name that it asks for, else the first.
+//! Which certificate a client is shown: the one for the name that it asks for, else the first that was given by itself.
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
@@ -14,23 +14,29 @@ use super::{CertificateFiles, SecureError};
 /// Certificates by the names in them.
 #[derive(Debug)]
 pub(super) struct Certificates {
-    first: Arc<CertifiedKey>,
+    /// For all other names; `None` ends their handshake.
+    first: Option<Arc<CertifiedKey>>,
+    /// Every one, in the order of the files.
+    all: Vec<Arc<CertifiedKey>>,
     /// In lower case; `*.example.com` is under `example.com` in the second.
     exact: HashMap<String, Arc<CertifiedKey>>,
     wild: HashMap<String, Arc<CertifiedKey>>,
 }
 
 impl Certificates {
-    /// Reads all files; an error names the one at fault. Without any, none.
-    pub(super) fn read(all: &[CertificateFiles]) -> Result<Option<Self>, SecureError> {
-        let mut read: Option<Self> = None;
-        for files in all {
+    /// Reads all files; an error names the one at fault. Without any, none. Those of `stores` are shown for their names only.
+    pub(super) fn read(all: &[CertificateFiles], stores: &[CertificateFiles]) -> Result<Option<Self>, SecureError> {
+        let mut read = Self {
+            first: None,
+            all: Vec::new(),
+            exact: HashMap::new(),
+            wild: HashMap::new(),
+        };
+        for (index, files) in all.iter().chain(stores).enumerate() {
             let (key, names) = certified(files)?;
-            let read = read.get_or_insert_with(|| Self {
-                first: Arc::clone(&key),
-                exact: HashMap::new(),
-                wild: HashMap::new(),
-            });
+            if index < all.len() {
+                read.first.get_or_insert_with(|| Arc::clone(&key));
+            }
             for name in names {
                 let (map, name) = match name.strip_prefix("*.") {
                     Some(parent) => (&mut read.wild, parent.to_owned()),
@@ -39,22 +45,28 @@ impl Certificates {
                 // The first one given for a name stands.
                 map.entry(name).or_insert_with(|| Arc::clone(&key));
             }
+            read.all.push(key);
         }
-        Ok(read)
+        Ok((!read.all.is_empty()).then_some(read))
     }
 
-    fn of(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+    /// Every one, in the order of the files.
+    pub(super) fn all(&self) -> &[Arc<CertifiedKey>] {
+        &self.all
+    }
+
+    fn of(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let found = name.map(str::to_ascii_lowercase).and_then(|name| {
             let wild = || self.wild.get(name.split_once('.')?.1);
             self.exact.get(&name).or_else(wild).cloned()
         });
-        found.unwrap_or_else(|| Arc::clone(&self.first))
+        found.or_else(|| self.first.clone())
     }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.of(hello.server_name()))
+        self.of(hello.server_name())
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 /// Some files, and how they were at the last look.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Watched {
     files: Vec<(PathBuf, Stamp)>,
 }

@@ -25,13 +25,18 @@ mod certificates;
 mod files;
 pub(crate) mod guard;
 pub(crate) mod incoming;
+mod profile;
 pub(crate) mod stall;
+mod stores;
 mod tls;
 mod tokens;
+pub(crate) mod upstream;
 
 pub use self::{
+    profile::{ProfileError, TlsProfile, TlsVersion},
     tls::{CertificateFiles, Tls, TlsFiles},
     tokens::Tokens,
+    upstream::{ClientTls, UpstreamTrust},
 };
 
 use std::{io, path::PathBuf, time::Duration};

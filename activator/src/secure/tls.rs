@@ -4,13 +4,16 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustls::{RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
     SecureError,
     certificates::{Certificates, read_certificates},
     files::Watched,
+    profile::TlsProfile,
+    stores,
+    upstream::{Upstream, UpstreamTrust},
 };
 
 /// A certificate chain and its key, both PEM.
@@ -28,6 +31,14 @@ pub struct TlsFiles {
     /// The first is shown to clients that name no host, or one that no certificate is for; the others by their DNS names,
     /// wildcards included.
     pub certificates: Vec<CertificateFiles>,
+    /// Folders with more: `X.crt` beside `X.key`, or `X.pem` beside `X-key.pem`. Shown for their DNS names only: without
+    /// [`Self::certificates`] the handshake of any other name fails.
+    pub stores: Vec<PathBuf>,
+    /// What of TLS is spoken.
+    pub profile: TlsProfile,
+    /// Requests over this TLS go on to their endpoints over TLS too, and what those endpoints have to be. `None` (the default):
+    /// TLS ends here.
+    pub upstream: Option<UpstreamTrust>,
     /// PEM file of the authorities that clients' certificates have to come from. With it a client without one is refused in
     /// the handshake.
     pub client_authorities: Option<PathBuf>,
@@ -41,8 +52,14 @@ pub struct Tls {
 
 struct Inner {
     files: TlsFiles,
-    config: ArcSwap<ServerConfig>,
+    made: ArcSwap<Made>,
     watched: Mutex<Watched>,
+}
+
+/// What follows from the files.
+struct Made {
+    server: Arc<ServerConfig>,
+    upstream: Option<Upstream>,
 }
 
 impl fmt::Debug for Tls {
@@ -55,16 +72,11 @@ impl Tls {
     /// Reads the files. Fails where one is missing, where a key is not its certificate's, or where none is given.
     pub fn load(files: TlsFiles) -> Result<Self, SecureError> {
         // Before reading: a change in between is then seen as one.
-        let paths = files
-            .certificates
-            .iter()
-            .flat_map(|pair| [&pair.certificate, &pair.key])
-            .chain(&files.client_authorities);
-        let watched = Watched::new(paths.map(PathBuf::as_path));
-        let config = ArcSwap::from(server_config(&files)?);
+        let watched = watched(&files);
+        let made = ArcSwap::from_pointee(make(&files)?);
         Ok(Self {
             inner: Arc::new(Inner {
-                config,
+                made,
                 watched: Mutex::new(watched),
                 files,
             }),
@@ -73,17 +85,35 @@ impl Tls {
 
     /// For the next connection.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.inner.config.load_full())
+        TlsAcceptor::from(Arc::clone(&self.inner.made.load().server))
+    }
+
+    /// How requests of the next connection go on to their endpoints; `None` without TLS.
+    pub(crate) fn upstream(&self) -> Option<Upstream> {
+        self.inner.made.load().upstream.clone()
     }
 
     /// Takes changed files up. Blocks for as long as reading them takes.
     pub(super) fn refresh(&self) {
-        if !self.inner.watched.lock().changed() {
+        let files = &self.inner.files;
+        let mut known = self.inner.watched.lock();
+        // Files may have come into a folder or gone from it.
+        let now = (!files.stores.is_empty()).then(|| watched(files));
+        let changed = match now {
+            Some(now) => {
+                let changed = now != *known;
+                *known = now;
+                changed
+            }
+            None => known.changed(),
+        };
+        drop(known);
+        if !changed {
             return;
         }
-        match server_config(&self.inner.files) {
-            Ok(config) => {
-                self.inner.config.store(config);
+        match make(files) {
+            Ok(made) => {
+                self.inner.made.store(Arc::new(made));
                 tracing::info!("the certificates were read again");
             }
             // Certificate and key are often written one after the other: the second change follows.
@@ -92,19 +122,39 @@ impl Tls {
     }
 }
 
-fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, SecureError> {
-    let certificates = Certificates::read(&files.certificates)?.ok_or_else(|| SecureError::Content {
-        path: PathBuf::new(),
+/// All files as they are now. A folder that can't be read has none; reading it for use says why.
+fn watched(files: &TlsFiles) -> Watched {
+    let stored = stores::pairs(&files.stores).unwrap_or_default();
+    let pairs = files.certificates.iter().chain(&stored);
+    let paths = pairs
+        .flat_map(|pair| [&pair.certificate, &pair.key])
+        .chain(&files.client_authorities);
+    Watched::new(paths.map(PathBuf::as_path))
+}
+
+fn make(files: &TlsFiles) -> Result<Made, SecureError> {
+    let stored = stores::pairs(&files.stores)?;
+    let certificates = Certificates::read(&files.certificates, &stored)?.ok_or_else(|| SecureError::Content {
+        path: files.stores.first().cloned().unwrap_or_default(),
         reason: "TLS needs a certificate and its key".to_owned(),
     })?;
-    let provider = Arc::new(ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
     let content = |path: &PathBuf, reason: String| SecureError::Content {
         path: path.clone(),
         reason,
     };
-    let first = &files.certificates[0].certificate;
-    let builder = builder.map_err(|error| content(first, error.to_string()))?;
+    let pair = files.certificates.first().or(stored.first());
+    let first = pair.map(|pair| pair.certificate.clone()).unwrap_or_default();
+    let wrong = |error: rustls::Error| content(&first, error.to_string());
+    let upstream = files
+        .upstream
+        .map(|trust| Upstream::new(certificates.all(), trust, &files.profile));
+    let upstream = upstream.transpose().map_err(wrong)?;
+
+    let provider = Arc::new(files.profile.provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder
+        .with_protocol_versions(&files.profile.versions())
+        .map_err(wrong)?;
     let builder = match &files.client_authorities {
         None => builder.with_no_client_auth(),
         Some(path) => {
@@ -118,5 +168,8 @@ fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, SecureError> {
     };
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Made {
+        server: Arc::new(config),
+        upstream,
+    })
 }

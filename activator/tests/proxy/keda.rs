@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::{Method, Request, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use pilotlight_activator::{
     BackendId, ColdStart, Config, Endpoint, EndpointState, Predicate, Probe, Purity, Route, RouteId, RoutePolicy, Rule,
     WeightedBackend,
@@ -11,7 +14,7 @@ use pilotlight_activator::{
 };
 use tokio::time::sleep;
 
-use crate::support::{Answer, Body, Runtime, Stage, answer, echo, endpoint, full, handler};
+use crate::support::{Answer, Body, Reply, Runtime, Stage, answer, echo, endpoint, full, handler};
 
 const HOST: &str = "app.example.com";
 
@@ -289,7 +292,7 @@ async fn add_on_only_a_failed_connection_is_tried_again() {
     for _ in 0..4 {
         assert_eq!(get(&stage, "/").await.status, StatusCode::OK);
     }
-    let resets = Runtime::start(handler(|_| async { crate::support::Reply::Reset })).await;
+    let resets = Runtime::start(handler(|_| async { Reply::Reset })).await;
     let other = Runtime::start(echo()).await;
     stage.activator.set_endpoints(&app(), vec![ready(&resets)]);
     let answer = get(&stage, "/").await;
@@ -319,4 +322,28 @@ async fn add_on_queue_lists_idle_routes_and_counts_only_upwards() {
     }
     let active = stage.admin("/api/v1/active?since=0").await.1;
     assert_eq!(active, r#"{"sequence":3,"routes":["shop/app"]}"#);
+}
+
+/// Add-on e2e `TestRequestTimeout`: the limit is over the whole request, so an answer that has begun is cut.
+#[tokio::test]
+async fn add_on_an_answer_that_takes_longer_than_its_request_may_is_cut() {
+    let policy = RoutePolicy {
+        request_timeout: Some(Duration::from_millis(100)),
+        ..RoutePolicy::default()
+    };
+    let stage = stage(ColdStart::default(), policy).await;
+    let endless = handler(|_| async {
+        let first = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"x")))]);
+        let body = StreamBody::new(first.chain(futures_util::stream::pending()));
+        Reply::Answer(http::Response::new(BodyExt::boxed(body)))
+    });
+    let runtime = Runtime::start(endless).await;
+    stage.activator.set_endpoints(&app(), vec![ready(&runtime)]);
+    let broken = stage.send(request(&stage, "/")).await.unwrap().unwrap_err();
+    assert!(broken.contains("Body") || broken.contains("Incomplete"), "{broken}");
+    stage
+        .until("its place is free", |stage| {
+            stage.activator.snapshot().backends[&app()].in_flight == 0
+        })
+        .await;
 }

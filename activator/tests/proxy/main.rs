@@ -11,4 +11,5 @@ mod routing;
 mod secure;
 mod streaming;
 mod support;
+mod upstream;
 mod waiting;

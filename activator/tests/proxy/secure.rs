@@ -26,13 +26,13 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::support::*;
 
 /// An authority and a folder for what it signs.
-struct Authority {
+pub struct Authority {
     folder: tempfile::TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -41,12 +41,12 @@ impl Authority {
         Self { folder, issuer }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Writes a certificate for a DNS name and its key, over the ones of this file before.
-    fn sign(&self, file: &str, name: &str) -> CertificateFiles {
+    pub fn sign(&self, file: &str, name: &str) -> CertificateFiles {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -60,7 +60,7 @@ impl Authority {
     }
 
     /// A client that trusts this authority, with a certificate of its own or none.
-    fn client(&self, own: Option<&CertificateFiles>, protocol: &str) -> TlsConnector {
+    pub fn client(&self, own: Option<&CertificateFiles>, protocol: &str) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -83,7 +83,7 @@ impl Authority {
     }
 }
 
-async fn connect(address: SocketAddr, client: &TlsConnector, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+pub async fn connect(address: SocketAddr, client: &TlsConnector, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     client.connect(name, stream).await
@@ -152,7 +152,7 @@ async fn tls_is_spoken_with_both_versions_of_http() {
     let authority = Authority::new();
     let tls = Tls::load(TlsFiles {
         certificates: vec![authority.sign("server", "localhost")],
-        client_authorities: None,
+        ..TlsFiles::default()
     })
     .unwrap();
     let (stage, _runtime) = stage(|config| config.tls = Some(tls)).await;
@@ -186,7 +186,7 @@ async fn a_client_in_plain_text_gets_no_answer_from_tls() {
     let authority = Authority::new();
     let tls = Tls::load(TlsFiles {
         certificates: vec![authority.sign("server", "localhost")],
-        client_authorities: None,
+        ..TlsFiles::default()
     })
     .unwrap();
     let (stage, _runtime) = stage(|config| config.tls = Some(tls)).await;
@@ -203,7 +203,7 @@ async fn each_name_gets_its_certificate_and_others_the_first() {
     ];
     let tls = Tls::load(TlsFiles {
         certificates,
-        client_authorities: None,
+        ..TlsFiles::default()
     })
     .unwrap();
     let (stage, _runtime) = stage(|config| config.tls = Some(tls)).await;
@@ -225,7 +225,7 @@ async fn changed_certificates_are_taken_up_and_broken_ones_are_not() {
     let files = authority.sign("server", "before.example.com");
     let tls = Tls::load(TlsFiles {
         certificates: vec![files.clone()],
-        client_authorities: None,
+        ..TlsFiles::default()
     })
     .unwrap();
     let (stage, _runtime) = stage(|config| config.tls = Some(tls)).await;
@@ -250,6 +250,7 @@ async fn with_client_authorities_only_their_certificates_are_let_in() {
     let tls = Tls::load(TlsFiles {
         certificates: vec![authority.sign("server", "localhost")],
         client_authorities: Some(authority.path("ca.pem")),
+        ..TlsFiles::default()
     })
     .unwrap();
     let (stage, _runtime) = stage(|config| config.tls = Some(tls)).await;
@@ -280,7 +281,7 @@ fn faulty_files_are_named() {
         };
         Tls::load(TlsFiles {
             certificates: vec![pair],
-            client_authorities: None,
+            ..TlsFiles::default()
         })
         .unwrap_err()
         .to_string()
@@ -406,7 +407,7 @@ async fn a_client_that_stalls_in_its_handshake_is_dropped() {
     let authority = Authority::new();
     let tls = Tls::load(TlsFiles {
         certificates: vec![authority.sign("server", "localhost")],
-        client_authorities: None,
+        ..TlsFiles::default()
     })
     .unwrap();
     let (stage, _runtime) = stage(|config| {

@@ -185,6 +185,7 @@ pub fn endpoint(runtime: SocketAddr) -> Endpoint {
         id: EndpointId::new(format!("e{number}")),
         address: runtime,
         protocol: Protocol::H1,
+        server_name: None,
         capacity: None,
         initial_capacity: 64,
         probe: Probe::Http("/ready".parse().unwrap()),

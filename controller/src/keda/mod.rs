@@ -18,6 +18,7 @@ pub mod pinger;
 pub mod query;
 pub mod scaler;
 pub mod scaling;
+pub mod secrets;
 pub mod service;
 pub mod state;
 pub mod window;

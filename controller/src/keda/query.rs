@@ -1,20 +1,26 @@
 //! The trigger `prometheus`: the value of a query.
 //!
 //! As KEDA: an instant query whose result has one element (a vector of one, or a scalar); an empty one is 0 unless
-//! `ignoreNullValues` is `"false"`. Settings that need secrets are not supported and are named where they are given.
+//! `ignoreNullValues` is `"false"`. Of KEDA's ways to authenticate there are `bearer`, `basic`, `tls` and `custom`; others are named
+//! where they are asked for.
 
 use std::{collections::BTreeMap, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use reqwest::Url;
 use serde_json::Value;
 
-use super::cron::{MetadataError, required};
+use super::{
+    cron::{MetadataError, required},
+    secrets::Secrets,
+};
 
 /// How long a query may take, unless the trigger's `timeout` says otherwise.
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// A query with its target.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Query {
     url: Url,
     /// The target.
@@ -23,7 +29,9 @@ pub struct Query {
     pub activation: f64,
     nulls_are_zero: bool,
     limit: Duration,
-    headers: Vec<(String, String)>,
+    headers: HeaderMap,
+    /// One of its own, where TLS is special.
+    client: Option<reqwest::Client>,
 }
 
 /// Why a query has no value.
@@ -38,9 +46,9 @@ pub enum QueryError {
 }
 
 impl Query {
-    /// Reads a trigger's metadata.
-    pub fn new(metadata: &BTreeMap<String, String>) -> Result<Self, MetadataError> {
-        for field in ["authModes", "unsafeSsl", "queryParameters", "awsRegion"] {
+    /// Reads a trigger's metadata and secrets. A TLS provider has to be installed in the process.
+    pub fn new(metadata: &BTreeMap<String, String>, secrets: &Secrets) -> Result<Self, MetadataError> {
+        for field in ["awsRegion", "identityOwner"] {
             if metadata
                 .get(field)
                 .is_some_and(|value| !value.is_empty() && value != "false")
@@ -60,22 +68,30 @@ impl Query {
         if let Some(namespace) = metadata.get("namespace") {
             url.query_pairs_mut().append_pair("namespace", namespace);
         }
+        for (name, value) in pairs(metadata, "queryParameters")? {
+            url.query_pairs_mut().append_pair(&name, &value);
+        }
+        let mut headers = headers(metadata)?;
+        let modes = modes(metadata, secrets)?;
+        authorize(&modes, secrets, &mut headers)?;
         Ok(Self {
             url,
             threshold: number(metadata, "threshold", None)?,
             activation: number(metadata, "activationThreshold", Some(0.0))?,
             nulls_are_zero: metadata.get("ignoreNullValues").is_none_or(|value| value != "false"),
             limit: timeout(metadata)?,
-            headers: headers(metadata)?,
+            headers,
+            client: special(metadata, &modes, secrets)?,
         })
     }
 
     /// Asks the server.
     pub async fn value(&self, client: &reqwest::Client) -> Result<f64, QueryError> {
-        let mut request = client.get(self.url.clone()).timeout(self.limit);
-        for (name, value) in &self.headers {
-            request = request.header(name, value);
-        }
+        let client = self.client.as_ref().unwrap_or(client);
+        let request = client
+            .get(self.url.clone())
+            .timeout(self.limit)
+            .headers(self.headers.clone());
         let answer: Value = request.send().await?.error_for_status()?.json().await?;
         read(&answer, self.nulls_are_zero).map_err(QueryError::Answer)
     }
@@ -111,17 +127,133 @@ fn timeout(metadata: &BTreeMap<String, String>) -> Result<Duration, MetadataErro
 }
 
 /// `name=value,name=value`.
-fn headers(metadata: &BTreeMap<String, String>) -> Result<Vec<(String, String)>, MetadataError> {
-    let text = metadata.get("customHeaders").map_or("", String::as_str);
+fn pairs(metadata: &BTreeMap<String, String>, field: &'static str) -> Result<Vec<(String, String)>, MetadataError> {
+    let text = metadata.get(field).map_or("", String::as_str);
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| {
-            let (name, value) = pair
-                .split_once('=')
-                .ok_or_else(|| MetadataError::new("customHeaders", format!("`{pair}` is no name=value")))?;
-            Ok((name.trim().to_owned(), value.trim().to_owned()))
-        })
-        .collect()
+    let pair = |pair: &str| {
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or_else(|| MetadataError::new(field, format!("`{pair}` is no name=value")))?;
+        Ok((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    pairs.map(pair).collect()
+}
+
+fn headers(metadata: &BTreeMap<String, String>) -> Result<HeaderMap, MetadataError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs(metadata, "customHeaders")? {
+        headers.append(
+            header_name("customHeaders", &name)?,
+            header_value("customHeaders", &value)?,
+        );
+    }
+    Ok(headers)
+}
+
+fn header_name(field: &'static str, name: &str) -> Result<HeaderName, MetadataError> {
+    let wrong = |_| MetadataError::new(field, format!("`{name}` is no name of a header"));
+    name.parse().map_err(wrong)
+}
+
+/// Not shown where it is wrong: it may be secret.
+fn header_value(field: &'static str, value: &str) -> Result<HeaderValue, MetadataError> {
+    let mut value = HeaderValue::from_str(value.trim())
+        .map_err(|_| MetadataError::new(field, "the value can't stand in a header".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// How it authenticates, by KEDA's names.
+fn modes(metadata: &BTreeMap<String, String>, secrets: &Secrets) -> Result<Vec<Mode>, MetadataError> {
+    let keys = ["authModes", "authMode"];
+    let given = keys
+        .iter()
+        .find_map(|key| metadata.get(*key).map(String::as_str).or(secrets.get(key)));
+    let names = given
+        .unwrap_or("")
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
+    let mode = |name: &str| match name {
+        "bearer" => Ok(Mode::Bearer),
+        "basic" => Ok(Mode::Basic),
+        "tls" => Ok(Mode::Tls),
+        "custom" => Ok(Mode::Custom),
+        other => Err(MetadataError::new(
+            "authModes",
+            format!("`{other}` needs KEDA; without it there are bearer, basic, tls and custom"),
+        )),
+    };
+    names.map(mode).collect()
+}
+
+/// A way to authenticate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Bearer,
+    Basic,
+    Tls,
+    Custom,
+}
+
+fn secret<'a>(secrets: &'a Secrets, names: &[&'static str]) -> Result<&'a str, MetadataError> {
+    let found = names.iter().find_map(|name| secrets.get(name));
+    found.ok_or_else(|| {
+        MetadataError::new(
+            names[0],
+            "is asked for by authModes and not among its secrets".to_owned(),
+        )
+    })
+}
+
+fn authorize(modes: &[Mode], secrets: &Secrets, headers: &mut HeaderMap) -> Result<(), MetadataError> {
+    for mode in modes {
+        match mode {
+            Mode::Bearer => {
+                let token = secret(secrets, &["bearerToken", "token"])?;
+                let value = header_value("bearerToken", &format!("Bearer {}", token.trim()))?;
+                headers.insert(header::AUTHORIZATION, value);
+            }
+            Mode::Basic => {
+                let (name, word) = (secret(secrets, &["username"])?, secrets.get("password").unwrap_or(""));
+                let value = format!("Basic {}", STANDARD.encode(format!("{name}:{word}")));
+                headers.insert(header::AUTHORIZATION, header_value("username", &value)?);
+            }
+            Mode::Custom => {
+                let name = header_name("customAuthHeader", secret(secrets, &["customAuthHeader"])?)?;
+                let value = header_value("customAuthValue", secret(secrets, &["customAuthValue"])?)?;
+                headers.insert(name, value);
+            }
+            Mode::Tls => {}
+        }
+    }
+    Ok(())
+}
+
+/// A client with authorities, a certificate, or none of the checks, where any of these is asked for.
+fn special(
+    metadata: &BTreeMap<String, String>,
+    modes: &[Mode],
+    secrets: &Secrets,
+) -> Result<Option<reqwest::Client>, MetadataError> {
+    let anything = metadata.get("unsafeSsl").is_some_and(|value| value == "true");
+    let authority = secrets.get("ca").filter(|_| !modes.is_empty());
+    let tls = modes.contains(&Mode::Tls);
+    if !anything && !tls && authority.is_none() {
+        return Ok(None);
+    }
+    let wrong = |field: &'static str| move |error: reqwest::Error| MetadataError::new(field, error.to_string());
+    let mut builder = reqwest::Client::builder().tls_danger_accept_invalid_certs(anything);
+    if let Some(authority) = authority {
+        let authorities = reqwest::Certificate::from_pem_bundle(authority.as_bytes()).map_err(wrong("ca"))?;
+        builder = builder.tls_certs_merge(authorities);
+    }
+    if tls {
+        let (certificate, key) = (secret(secrets, &["cert"])?, secret(secrets, &["key"])?);
+        let both = format!("{}\n{}\n", certificate.trim_end(), key.trim_end());
+        builder = builder.identity(reqwest::Identity::from_pem(both.as_bytes()).map_err(wrong("cert"))?);
+    }
+    builder.build().map(Some).map_err(wrong("authModes"))
 }
 
 /// The one number of an answer.
@@ -164,13 +296,18 @@ mod tests {
 
     #[test]
     fn a_trigger_becomes_a_query() {
-        let query = Query::new(&metadata(&[("customHeaders", "X-A=1, X-B = 2"), ("timeout", "500")])).unwrap();
+        let more = [
+            ("customHeaders", "X-A=1, X-B = 2"),
+            ("timeout", "500"),
+            ("queryParameters", "dedup=true"),
+        ];
+        let query = Query::new(&metadata(&more), &Secrets::default()).unwrap();
         assert_eq!(
             query.url.as_str(),
-            "http://prometheus:9090/base/api/v1/query?query=sum%28up%29"
+            "http://prometheus:9090/base/api/v1/query?query=sum%28up%29&dedup=true"
         );
         assert_eq!((query.threshold, query.activation), (2.5, 0.0));
-        assert_eq!(query.headers[1], ("X-B".to_owned(), "2".to_owned()));
+        assert_eq!(query.headers["x-b"], "2");
         assert_eq!(query.limit, Duration::from_millis(500));
     }
 
@@ -182,10 +319,37 @@ mod tests {
             (("threshold", "0"), "threshold"),
             (("timeout", "soon"), "timeout"),
             (("customHeaders", "x"), "customHeaders"),
-            (("authModes", "bearer"), "metadata"),
+            (("authModes", "bearer"), "bearerToken"),
+            (("authModes", "oauth"), "authModes"),
+            (("awsRegion", "eu"), "metadata"),
         ] {
-            assert_eq!(Query::new(&metadata(&[more])).unwrap_err().field, field);
+            let error = Query::new(&metadata(&[more]), &Secrets::default()).unwrap_err();
+            assert_eq!(error.field, field);
         }
+    }
+
+    #[test]
+    fn secrets_become_what_their_mode_asks_for() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let made = |mode: &str, secrets: Secrets| Query::new(&metadata(&[("authModes", mode)]), &secrets);
+        let bearer = made("bearer", [("bearerToken", "secret\n")].into()).unwrap();
+        assert_eq!(bearer.headers[header::AUTHORIZATION], "Bearer secret");
+        assert!(!format!("{bearer:?}").contains("secret"), "{bearer:?}");
+        let basic = made("basic", [("username", "ada"), ("password", "pw")].into()).unwrap();
+        assert_eq!(basic.headers[header::AUTHORIZATION], "Basic YWRhOnB3");
+        let custom = made(
+            "custom",
+            [("customAuthHeader", "X-Key"), ("customAuthValue", "v")].into(),
+        )
+        .unwrap();
+        assert_eq!(custom.headers["x-key"], "v");
+        assert_eq!(made("tls", [("ca", "nonsense")].into()).unwrap_err().field, "cert");
+        assert!(
+            made("bearer", [("bearerToken", "t"), ("authModes", "x")].into()).is_ok(),
+            "metadata come first"
+        );
+        let by_secret = Query::new(&metadata(&[]), &[("authModes", "bearer"), ("token", "t")].into()).unwrap();
+        assert_eq!(by_secret.headers[header::AUTHORIZATION], "Bearer t");
     }
 
     #[test]

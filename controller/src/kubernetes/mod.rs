@@ -7,7 +7,7 @@
 //!
 //! It holds no request and routes none: the activators do, and go on while no controller runs.
 
-mod activators;
+pub(crate) mod activators;
 mod admin;
 mod autoscale;
 mod calls;

@@ -170,6 +170,7 @@ impl Inner {
             id: id.clone(),
             address: listener.address,
             protocol: Protocol::H1,
+            server_name: None,
             capacity: workload.capacity,
             initial_capacity: workload.initial_capacity,
             probe,

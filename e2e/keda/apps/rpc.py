@@ -1,5 +1,7 @@
 """A gRPC application: echoes, one message or a stream of them."""
 
+import os
+import pathlib
 from concurrent import futures
 
 import grpc
@@ -16,6 +18,11 @@ class Echo(grpc.GenericRpcHandler):
 
 server = grpc.server(futures.ThreadPoolExecutor(8))
 server.add_generic_rpc_handlers((Echo(),))
-server.add_insecure_port("0.0.0.0:8080")
+if "TLS" in os.environ:
+    folder = pathlib.Path(os.environ["TLS"])
+    pair = ((folder / "tls.key").read_bytes(), (folder / "tls.crt").read_bytes())
+    server.add_secure_port("0.0.0.0:8080", grpc.ssl_server_credentials([pair]))
+else:
+    server.add_insecure_port("0.0.0.0:8080")
 server.start()
 server.wait_for_termination()

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.server
 import os
+import ssl
 import struct
 import time
 
@@ -61,4 +62,10 @@ class Server(http.server.ThreadingHTTPServer):
     request_queue_size = 128
 
 
-Server(("0.0.0.0", 8080), Handler).serve_forever()
+server = Server(("0.0.0.0", 8080), Handler)
+if "TLS" in os.environ:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(os.environ["TLS"] + "/tls.crt", os.environ["TLS"] + "/tls.key")
+    # The handshake is made by the connection's own thread: a probe that only connects would hold up all others.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+server.serve_forever()

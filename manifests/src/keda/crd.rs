@@ -3,7 +3,10 @@
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value, json};
 
-use super::{HttpScaledObjectSpec, InterceptorRouteSpec, ScaledObjectSpec, Spec};
+use super::{
+    ClusterTriggerAuthenticationSpec, HttpScaledObjectSpec, InterceptorRouteSpec, ScaledObjectSpec, Spec,
+    TriggerAuthenticationSpec,
+};
 use crate::{schema, yaml};
 
 /// A `CustomResourceDefinition`.
@@ -25,14 +28,16 @@ impl Definition {
     }
 }
 
-/// The definitions of `HTTPScaledObject`, `InterceptorRoute` and `ScaledObject`, with the add-on's and KEDA's names,
-/// columns and status. Fields of a `ScaledObject` that have no effect here are kept by the API server, so that a KEDA
+/// The definitions of `HTTPScaledObject`, `InterceptorRoute`, `ScaledObject` and the two of authentication, with the add-on's and
+/// KEDA's names, columns and status. Fields of KEDA's objects that have no effect here are kept by the API server, so that a KEDA
 /// installed later finds them.
 pub fn definitions() -> Vec<Definition> {
     vec![
         definition::<HttpScaledObjectSpec>(&json!(["httpso"]), &http_scaled_object_columns(), HTTP_DEFAULTS, &[]),
         definition::<InterceptorRouteSpec>(&json!([]), &interceptor_route_columns(), ROUTE_DEFAULTS, &[]),
         definition::<ScaledObjectSpec>(&json!(["so"]), &scaled_object_columns(), &[], OPEN),
+        definition::<TriggerAuthenticationSpec>(&json!(["ta", "triggerauth"]), &secrets(), &[], &[""]),
+        definition::<ClusterTriggerAuthenticationSpec>(&json!(["cta", "clustertriggerauth"]), &secrets(), &[], &[""]),
     ]
 }
 
@@ -92,7 +97,7 @@ fn definition<S: Spec + JsonSchema>(short: &Value, columns: &Value, defaults: De
                 "shortNames": short,
                 "singular": kind.to_ascii_lowercase(),
             },
-            "scope": "Namespaced",
+            "scope": if S::CLUSTER { "Cluster" } else { "Namespaced" },
             "versions": [{
                 "name": S::VERSION,
                 "served": true,
@@ -174,6 +179,10 @@ fn ready() -> Value {
 
 fn age() -> Value {
     column("Age", "date", ".metadata.creationTimestamp")
+}
+
+fn secrets() -> Value {
+    json!([column("Secret", "string", ".spec.secretTargetRef[*].name"), age()])
 }
 
 fn http_scaled_object_columns() -> Value {

@@ -11,6 +11,7 @@ mod duration;
 mod http_scaled_object;
 mod interceptor_route;
 mod scaled_object;
+mod trigger_authentication;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -31,6 +32,9 @@ pub use interceptor_route::{
 pub use scaled_object::{
     Advanced, Behavior, Fallback, FallbackBehavior, HpaConfig, MetricType, Policy, PolicyKind, ScaleTargetRef,
     ScaledObjectSpec, ScalingRules, SelectPolicy, Trigger,
+};
+pub use trigger_authentication::{
+    AuthenticationProblem, ClusterTriggerAuthenticationSpec, KeyRef, TriggerAuthenticationSpec,
 };
 
 /// Group of the add-on's objects.
@@ -54,6 +58,13 @@ pub const PAUSED_SCALE_IN: &str = "autoscaling.keda.sh/paused-scale-in";
 pub const PAUSED_SCALE_OUT: &str = "autoscaling.keda.sh/paused-scale-out";
 /// Annotation of a `ScaledObject`: as if a trigger were active while its value is `true`.
 pub const FORCE_ACTIVATION: &str = "autoscaling.keda.sh/force-activation";
+
+/// Finalizer of a `ScaledObject`, KEDA's own name for it.
+pub const FINALIZER: &str = "finalizer.keda.sh";
+/// Finalizer of an `HTTPScaledObject`, the add-on's own name for it.
+pub const HTTP_FINALIZER: &str = "httpscaledobject.http.keda.sh";
+/// Annotation of an `HTTPScaledObject` that is scaled without KEDA: the replicas that its workload had before.
+pub const ORIGINAL_REPLICAS: &str = "pilotlight.dev/original-replicas";
 
 /// Something wrong with an object, for a condition or an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,6 +109,8 @@ pub struct Meta {
     pub creation_timestamp: String,
     /// Set once it is being deleted.
     pub deletion_timestamp: Option<String>,
+    /// What keeps it until somebody takes it out.
+    pub finalizers: Vec<String>,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
     /// Labels.
@@ -136,6 +149,9 @@ pub trait Spec: DeserializeOwned {
     const VERSION: &'static str;
     /// The name in paths of the API.
     const PLURAL: &'static str;
+
+    /// Whether its objects are in no namespace.
+    const CLUSTER: bool = false;
 
     /// What is wrong between its fields; empty where it is good.
     fn problems(&self) -> Vec<Problem>;

@@ -206,7 +206,7 @@ pub struct Trigger {
     /// How its target is meant.
     #[serde(default)]
     pub metric_type: MetricType,
-    /// Secrets that it needs; an object that has one is left alone where no KEDA runs.
+    /// The `TriggerAuthentication` (`name`), or with `kind` the `ClusterTriggerAuthentication`, that names its secrets.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub authentication_ref: Option<BTreeMap<String, String>>,
@@ -286,6 +286,12 @@ impl ScaledObjectSpec {
     /// Replicas at most, with KEDA's default.
     pub fn max(&self) -> i32 {
         self.max_replica_count.unwrap_or(100)
+    }
+
+    /// Whether the replicas of before come back once the object is deleted.
+    pub fn restores(&self) -> bool {
+        let advanced = self.advanced.as_ref();
+        advanced.and_then(|advanced| advanced.restore_to_original_replica_count) == Some(true)
     }
 
     /// How fast replicas change, where the object says it.

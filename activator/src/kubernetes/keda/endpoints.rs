@@ -1,6 +1,9 @@
 //! The endpoints of a route's Service, from its EndpointSlices: a pure function.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort},
@@ -20,10 +23,12 @@ pub(crate) fn port<'a>(service: &'a Service, target: &TargetRef) -> Option<&'a S
     })
 }
 
-/// The endpoints behind a port. One without a condition is ready; one that ends finishes what it has.
+/// The endpoints behind a port. One without a condition is ready; one that ends finishes what it has. `server_name` is what their
+/// certificates are for, where they are spoken to over TLS.
 pub(crate) fn endpoints<'a>(
     port: &ServicePort,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    server_name: &Arc<str>,
     now: Instant,
 ) -> Vec<Endpoint> {
     let protocol = match port.app_protocol.as_deref() {
@@ -54,10 +59,21 @@ pub(crate) fn endpoints<'a>(
             let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref());
             for address in endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok()) {
                 let address = SocketAddr::new(address, number);
-                let id = EndpointId::new(format!("{}/{address}", uid.unwrap_or("")));
+                let id = identity(uid, address);
                 // An address may be on two slices while it moves from one to the other.
                 if !found.iter().any(|known| known.id == id) {
-                    found.push(endpoint_of(id, address, protocol, state, now));
+                    found.push(Endpoint {
+                        id,
+                        address,
+                        protocol,
+                        server_name: Some(Arc::clone(server_name)),
+                        capacity: None,
+                        // The add-on has no limit per pod.
+                        initial_capacity: u32::MAX,
+                        probe: Probe::Declared,
+                        state,
+                        started: now,
+                    });
                 }
             }
         }
@@ -65,23 +81,17 @@ pub(crate) fn endpoints<'a>(
     found
 }
 
-fn endpoint_of(
-    id: EndpointId,
-    address: SocketAddr,
-    protocol: Protocol,
-    state: EndpointState,
-    now: Instant,
-) -> Endpoint {
-    Endpoint {
-        id,
-        address,
-        protocol,
-        capacity: None,
-        // The add-on has no limit per pod.
-        initial_capacity: u32::MAX,
-        probe: Probe::Declared,
-        state,
-        started: now,
+/// An address with the pod behind it, where there is one: the same address is another endpoint with another pod.
+fn identity(uid: Option<&str>, address: SocketAddr) -> EndpointId {
+    EndpointId::new(format!("{}/{address}", uid.unwrap_or("")))
+}
+
+/// What an endpoint is sealed by: the uid of its pod, or its address where it has none.
+pub(crate) fn uid(endpoint: &EndpointId) -> &str {
+    match endpoint.as_str().split_once('/') {
+        Some(("", address)) => address,
+        Some((uid, _)) => uid,
+        None => endpoint.as_str(),
     }
 }
 
@@ -108,7 +118,7 @@ mod tests {
     }
 
     fn seen(port: &ServicePort, slices: &[EndpointSlice]) -> Vec<(String, EndpointState)> {
-        let endpoints = endpoints(port, slices, Instant::now());
+        let endpoints = endpoints(port, slices, &"app.shop".into(), Instant::now());
         endpoints
             .into_iter()
             .map(|endpoint| (endpoint.address.to_string(), endpoint.state))
@@ -165,7 +175,9 @@ mod tests {
                 json!([{ "name": "", "port": 80 }]),
                 json!([{ "addresses": ["10.0.0.1"] }]),
             );
-            assert_eq!(endpoints(port, [&slice], Instant::now())[0].protocol, expected);
+            let endpoints = endpoints(port, [&slice], &"app.shop".into(), Instant::now());
+            assert_eq!(endpoints[0].protocol, expected);
+            assert_eq!(uid(&endpoints[0].id), "10.0.0.1:80", "it has no pod");
         }
     }
 }

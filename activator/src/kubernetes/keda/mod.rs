@@ -153,7 +153,12 @@ async fn bring(context: &Context, state: &mut State, resources: &mut Resources) 
         }
     }
     for (backend, endpoints) in state.endpoints(Instant::now()) {
-        context.activator.set_endpoints(&backend, endpoints);
+        let uids = endpoints.iter().map(|endpoint| {
+            let uid = endpoints::uid(&endpoint.id).to_owned();
+            (uid, endpoint.id.clone())
+        });
+        let uids = uids.collect();
+        context.seals.publish(&backend, uids, endpoints);
     }
     for (backend, wakes) in state.wakes() {
         let target = match wakes {
@@ -168,7 +173,7 @@ async fn bring(context: &Context, state: &mut State, resources: &mut Resources) 
         context.targets.set(&backend, target);
     }
     for backend in state.gone() {
-        context.activator.set_endpoints(&backend, Vec::new());
+        context.seals.publish(&backend, Vec::new(), Vec::new());
         context.targets.set_unscaled(&backend, false);
         context.targets.set(&backend, None);
     }

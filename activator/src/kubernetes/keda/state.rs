@@ -299,7 +299,9 @@ impl State {
             let service = self.services.known.get(&key)?;
             let port = endpoints::port(service, &leads.target)?;
             let slices = slices.get(&key).into_iter().flatten().copied();
-            Some(endpoints::endpoints(port, slices, now))
+            // As the add-on names a Service in TLS.
+            let server_name = format!("{}.{}", leads.target.service, leads.namespace).into();
+            Some(endpoints::endpoints(port, slices, &server_name, now))
         };
         backends
             .map(|leads| (leads.backend.clone(), of(leads).unwrap_or_default()))
@@ -338,9 +340,12 @@ impl State {
     }
 }
 
-/// An object without problems that is not being deleted; one with problems is as if it were not there, and its condition
+/// An object without problems that is not being deleted (its finalizers may keep it for a while); one with problems is as if it were not there, and its condition
 /// says why.
 fn good<S: Spec>(object: &DynamicObject) -> Option<Object<S>> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
     let value = serde_json::to_value(object).ok()?;
     let mut read = keda::read::<S>(value).ok()?;
     // What changes without the spec, such as the writes of a controller, is no news.

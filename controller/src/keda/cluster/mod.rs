@@ -4,14 +4,20 @@
 //! writes the status of the add-on's objects and, where no KEDA operator runs, scales what they and `ScaledObject`s name
 //! ([`Keda::lead`]).
 
+mod auth;
 mod events;
+#[cfg(test)]
+mod fake;
 mod objects;
+mod original;
+mod scale;
+mod seal;
 mod status;
 mod triggers;
 mod worker;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -19,7 +25,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
 use kube::{Api, Client, api::DynamicObject, runtime::watcher};
 use pilotlight_activator::kubernetes::keda::operator;
 use pilotlight_manifests::{
@@ -34,16 +40,20 @@ use tokio_util::sync::CancellationToken;
 use self::{
     events::{Change, changes},
     objects::{Known, Subject},
-    worker::Worker,
+    seal::Sealer,
+    worker::{Tools, Worker},
 };
 use super::{
     pinger::{self, Activators},
     scaler::Directory,
     state::{Config, Scaler},
 };
+use crate::kubernetes::activators as asking;
 
 /// From the first change of a burst to what follows from it.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How long an activator may take to seal.
+const SEAL_LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks at whether a KEDA operator runs.
 const OPERATOR_PERIOD: Duration = Duration::from_secs(10);
 
@@ -64,6 +74,8 @@ pub struct ClusterConfig {
     /// `KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_SERVICE`, `_PORT` and `KEDA_HTTP_OPERATOR_NAMESPACE`. Default
     /// `keda-add-ons-http-external-scaler.keda:9090`.
     pub scaler_address: String,
+    /// Where the secrets of `ClusterTriggerAuthentication`s are. `KEDA_CLUSTER_OBJECT_NAMESPACE`. Default `keda`.
+    pub secrets_namespace: String,
     /// Of the external scaler.
     pub scaler: Config,
 }
@@ -77,6 +89,7 @@ impl Default for ClusterConfig {
             admin_port: ADMIN_PORT,
             watched: None,
             scaler_address: "keda-add-ons-http-external-scaler.keda:9090".to_owned(),
+            secrets_namespace: "keda".to_owned(),
             scaler: Config::default(),
         }
     }
@@ -87,8 +100,11 @@ impl Default for ClusterConfig {
 pub struct Keda {
     client: Client,
     http: reqwest::Client,
+    asking: asking::Activators,
     config: Arc<ClusterConfig>,
     scaler: Arc<Scaler>,
+    /// Activators that may hold requests.
+    holding: watch::Sender<Arc<BTreeSet<SocketAddr>>>,
 }
 
 /// Why it can't begin.
@@ -110,8 +126,10 @@ impl Keda {
             client,
             // Activators are in the cluster, whatever proxy the environment names.
             http: reqwest::Client::builder().no_proxy().build()?,
+            asking: asking::Activators::new(SEAL_LIMIT),
             config: Arc::new(config),
             scaler: Arc::new(scaler),
+            holding: watch::Sender::default(),
         })
     }
 
@@ -145,6 +163,8 @@ impl Keda {
                 Change::Listed(kept) => slices.retain(|key, _| kept.contains(key)),
             }
             activators.send_replace(Arc::new(ready(slices.values(), self.config.admin_port)));
+            let holding = holding(slices.values(), self.config.admin_port);
+            self.holding.send_replace(Arc::new(holding));
         }
     }
 
@@ -216,6 +236,7 @@ impl Keda {
         let mut https = Known::<HttpScaledObjectSpec>::default();
         let mut scaled = Known::<ScaledObjectSpec>::default();
         let mut workers: HashMap<Subject, Worker> = HashMap::new();
+        let mut leaving = original::Leaving::default();
         let config = watcher::Config::default;
         let mut changes = stream::select_all([
             changes(objects::api::<InterceptorRouteSpec>(&self.client, watched), config())
@@ -275,15 +296,29 @@ impl Keda {
                 }
             }
             if listed == [true; 3] {
-                let ours = *operator.borrow() == Some(false);
+                let keda = *operator.borrow();
+                let ours = keda == Some(false);
                 let wanted = if ours {
                     objects::subjects(&scaled, &https)
                 } else {
                     HashMap::new()
                 };
                 self.staff(&mut workers, wanted);
+                if let Some(keda) = keda {
+                    leaving.see(&self.client, &scaled, &https, keda);
+                }
             }
             tokio::time::sleep(SETTLE).await;
+        }
+    }
+
+    fn tools(&self) -> Tools {
+        Tools {
+            client: self.client.clone(),
+            http: self.http.clone(),
+            scaler: Arc::clone(&self.scaler),
+            sealer: Sealer::new(self.asking.clone(), self.holding.subscribe()),
+            secrets: self.config.secrets_namespace.as_str().into(),
         }
     }
 
@@ -295,8 +330,7 @@ impl Keda {
                 worker.set(scalable);
                 continue;
             }
-            let (client, http) = (self.client.clone(), self.http.clone());
-            let worker = Worker::start(client, http, Arc::clone(&self.scaler), subject.clone(), scalable);
+            let worker = Worker::start(self.tools(), subject.clone(), scalable);
             workers.insert(subject, worker);
         }
     }
@@ -338,6 +372,19 @@ fn target_of(object: &DynamicObject) -> Option<f64> {
     map.insert("kind".to_owned(), v1beta1::KIND.into());
     let service = parse_object(&value).services.pop()?;
     Some(service.scaling.target)
+}
+
+/// The admin addresses of activators that may hold requests, ending ones included. One that is not up yet holds none.
+fn holding<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, port: u16) -> BTreeSet<SocketAddr> {
+    let endpoints = slices.flat_map(|slice| &slice.endpoints);
+    let holding = endpoints.filter(|endpoint| {
+        let is = |state: fn(&EndpointConditions) -> Option<bool>| endpoint.conditions.as_ref().and_then(state);
+        is(|of| of.ready).unwrap_or(true) || is(|of| of.serving) == Some(true) || is(|of| of.terminating) == Some(true)
+    });
+    let addresses = holding.flat_map(|endpoint| &endpoint.addresses);
+    addresses
+        .filter_map(|text| Some(SocketAddr::new(text.parse().ok()?, port)))
+        .collect()
 }
 
 fn ready<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, port: u16) -> Activators {

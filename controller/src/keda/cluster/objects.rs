@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
 use pilotlight_manifests::{
     keda::{self, HttpScaledObjectSpec, Meta, Object, Problem, ScaleTargetRef, ScaledObjectSpec, Spec, Trigger},
@@ -24,6 +24,12 @@ pub(crate) struct Seen<S> {
     pub(crate) object: Result<Object<S>, Vec<Problem>>,
     /// Its status as written.
     pub(crate) status: Value,
+}
+
+impl<S> Seen<S> {
+    fn is_deleted(&self) -> bool {
+        self.meta.deletion_timestamp.is_some()
+    }
 }
 
 /// Every object of a kind.
@@ -84,9 +90,15 @@ impl<S: Spec> Known<S> {
         self.seen.get(key)
     }
 
-    /// Those without problems.
+    /// Those without problems that are not being deleted.
     pub(crate) fn good(&self) -> impl Iterator<Item = &Object<S>> {
-        self.seen.values().filter_map(|seen| seen.object.as_ref().ok())
+        let living = self.seen.values().filter(|seen| !seen.is_deleted());
+        living.filter_map(|seen| seen.object.as_ref().ok())
+    }
+
+    /// Those that are being deleted, whatever is wrong with them.
+    pub(crate) fn deleted(&self) -> impl Iterator<Item = (&String, &Seen<S>)> {
+        self.seen.iter().filter(|(_, seen)| seen.is_deleted())
     }
 }
 
@@ -113,7 +125,7 @@ pub(crate) fn subjects(
 ) -> HashMap<Subject, Scalable> {
     let mut subjects = HashMap::new();
     for (key, seen) in &scaled.seen {
-        if let Ok(object) = &seen.object {
+        if let (Ok(object), false) = (&seen.object, seen.is_deleted()) {
             subjects.insert(
                 Subject::ScaledObject(key.clone()),
                 scalable(&seen.meta, object.spec.clone(), &seen.status),
@@ -124,7 +136,7 @@ pub(crate) fn subjects(
         let Ok(object) = &seen.object else { continue };
         // The add-on's own ScaledObject of it has its name.
         let stands_in = scaled.seen.contains_key(key);
-        if stands_in || seen.meta.is_marked(keda::SKIP_SCALED_OBJECT) {
+        if stands_in || seen.is_deleted() || seen.meta.is_marked(keda::SKIP_SCALED_OBJECT) {
             continue;
         }
         if let Some(spec) = scaled_object(&object.metadata, &object.spec, "") {
@@ -197,22 +209,58 @@ pub(crate) async fn hand_to_keda(
     else {
         return;
     };
-    if meta.is_marked(keda::SKIP_SCALED_OBJECT)
-        || meta.is_marked(keda::ORPHAN_SCALED_OBJECT)
-        || meta.deletion_timestamp.is_some()
-    {
+    if meta.deletion_timestamp.is_some() {
+        return;
+    }
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &meta.namespace, &resource_of::<ScaledObjectSpec>());
+    // In the add-on's order.
+    let orphan = meta.is_marked(keda::ORPHAN_SCALED_OBJECT);
+    if orphan || meta.is_marked(keda::SKIP_SCALED_OBJECT) {
+        if let Err(error) = part(&api, meta, orphan).await {
+            tracing::warn!(key, %error, "the ScaledObject of an HTTPScaledObject could not be parted from it");
+        }
         return;
     }
     let Some(spec) = scaled_object(&object.metadata, &object.spec, scaler_address) else {
         return;
     };
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(client.clone(), &meta.namespace, &resource_of::<ScaledObjectSpec>());
     let applied = handed(meta, &spec);
     let params = PatchParams::apply(CONTROLLER_MANAGER).force();
     if let Err(error) = api.patch(&meta.name, &params, &Patch::Apply(applied)).await {
         tracing::warn!(key, %error, "the ScaledObject of an HTTPScaledObject could not be written");
     }
+}
+
+/// Takes an HTTPScaledObject's ScaledObject away, or leaves it to itself (`orphan`). One that is not its own stays as it is.
+async fn part(api: &Api<DynamicObject>, meta: &Meta, orphan: bool) -> kube::Result<()> {
+    let Some(found) = api.get_metadata_opt(&meta.name).await? else {
+        return Ok(());
+    };
+    let mut owners = found.metadata.owner_references.unwrap_or_default();
+    let before = owners.len();
+    owners.retain(|owner| owner.uid != meta.uid);
+    if owners.len() == before {
+        return Ok(());
+    }
+    let version = found.metadata.resource_version;
+    if orphan {
+        let patch = json!({ "metadata": { "resourceVersion": version, "ownerReferences": owners } });
+        let params = PatchParams {
+            field_manager: Some(CONTROLLER_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        return api
+            .patch_metadata(&meta.name, &params, &Patch::Merge(patch))
+            .await
+            .map(drop);
+    }
+    let exactly = Preconditions {
+        resource_version: version,
+        uid: found.metadata.uid,
+    };
+    let params = DeleteParams::default().preconditions(exactly);
+    api.delete(&meta.name, &params).await.map(drop)
 }
 
 fn handed(meta: &Meta, spec: &ScaledObjectSpec) -> Value {

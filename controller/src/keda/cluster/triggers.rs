@@ -6,13 +6,14 @@ use chrono::Utc;
 use pilotlight_manifests::keda::{MetricType, ScaledObjectSpec, Trigger};
 
 use super::super::{
-    client::Client,
+    client::{Client, ScalerTls},
     cron::{MetadataError, Schedule},
     hpa::Reading,
     messages::{MetricValue, ScaledObjectRef},
     query::Query,
     scaler::Reference,
     scaling::Look,
+    secrets::Secrets,
     state::Scaler,
 };
 
@@ -22,9 +23,12 @@ pub(crate) enum Unsupported {
     /// A trigger that only KEDA knows.
     #[error("trigger {index} is of type {kind:?}: without KEDA there are external, external-push, prometheus and cron")]
     Kind { index: usize, kind: String },
-    /// A trigger with secrets.
-    #[error("trigger {index} has an authenticationRef, which is not supported without KEDA")]
-    Authentication { index: usize },
+    /// Its triggers have not been read yet.
+    #[error("the triggers have not been read yet")]
+    Unread,
+    /// Secrets of a trigger that can't be had.
+    #[error("trigger {index}: {reason}")]
+    Authentication { index: usize, reason: String },
     /// A trigger whose target needs what only Kubernetes can tell.
     #[error("trigger {index} has the metric type Utilization, which is only for cpu and memory")]
     Utilization { index: usize },
@@ -38,7 +42,9 @@ impl Unsupported {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Kind { .. } => "UnsupportedTrigger",
-            Self::Authentication { .. } | Self::Utilization { .. } | Self::Metadata { .. } => "InvalidTrigger",
+            Self::Unread | Self::Authentication { .. } | Self::Utilization { .. } | Self::Metadata { .. } => {
+                "InvalidTrigger"
+            }
         }
     }
 }
@@ -65,22 +71,32 @@ pub(crate) struct Triggers {
 }
 
 impl Triggers {
-    /// Reads them; `namespace` and `name` are the ScaledObject's.
-    pub(crate) fn new(namespace: &str, name: &str, spec: &ScaledObjectSpec) -> Result<Self, Unsupported> {
+    /// Reads them; `namespace` and `name` are the ScaledObject's, `secrets` those of each trigger.
+    pub(crate) fn new(
+        namespace: &str,
+        name: &str,
+        spec: &ScaledObjectSpec,
+        secrets: &[Secrets],
+    ) -> Result<Self, Unsupported> {
         let mut triggers = Self {
             asked: Vec::new(),
             push: Vec::new(),
         };
         for (index, trigger) in spec.triggers.iter().enumerate() {
-            triggers.add(index, namespace, name, trigger)?;
+            let none = Secrets::default();
+            let secrets = secrets.get(index).unwrap_or(&none);
+            triggers.add(index, (namespace, name), trigger, secrets)?;
         }
         Ok(triggers)
     }
 
-    fn add(&mut self, index: usize, namespace: &str, name: &str, trigger: &Trigger) -> Result<(), Unsupported> {
-        if trigger.authentication_ref.is_some() {
-            return Err(Unsupported::Authentication { index });
-        }
+    fn add(
+        &mut self,
+        index: usize,
+        (namespace, name): (&str, &str),
+        trigger: &Trigger,
+        secrets: &Secrets,
+    ) -> Result<(), Unsupported> {
         if trigger.metric_type == MetricType::Utilization {
             return Err(Unsupported::Utilization { index });
         }
@@ -88,7 +104,7 @@ impl Triggers {
         let metadata = &trigger.metadata;
         let how = match trigger.kind.as_str() {
             "cron" => How::Cron(Box::new(Schedule::new(metadata).map_err(wrong)?)),
-            "prometheus" => How::Prometheus(Query::new(metadata).map_err(wrong)?),
+            "prometheus" => How::Prometheus(Query::new(metadata, secrets).map_err(wrong)?),
             "external" | "external-push" => {
                 let metadata: HashMap<String, String> = metadata.clone().into_iter().collect();
                 if is_own(trigger) {
@@ -98,7 +114,7 @@ impl Triggers {
                         metadata,
                     })
                 } else {
-                    let (client, reference) = external(namespace, name, metadata).map_err(wrong)?;
+                    let (client, reference) = external(namespace, name, metadata, secrets).map_err(wrong)?;
                     if trigger.kind == "external-push" {
                         self.push.push((client.clone(), reference.clone()));
                     }
@@ -162,14 +178,28 @@ fn external(
     namespace: &str,
     name: &str,
     metadata: HashMap<String, String>,
+    secrets: &Secrets,
 ) -> Result<(Client, ScaledObjectRef), MetadataError> {
     let wrong = |message: String| MetadataError::new("scalerAddress", message);
     let address = metadata.get("scalerAddress").filter(|address| !address.is_empty());
     let address = address.ok_or_else(|| wrong("is missing".to_owned()))?;
-    if metadata.get("enableTLS").is_some_and(|value| value == "true") {
-        return Err(MetadataError::new("enableTLS", "is not supported without KEDA"));
-    }
-    let client = Client::new(address).map_err(|error| wrong(format!("`{address}` is no address: {error}")))?;
+    let is = |key: &str| metadata.get(key).is_some_and(|value| value == "true");
+    let tls = ScalerTls {
+        authorities: secrets.get("caCert").map(str::to_owned),
+        identity: secrets
+            .get("tlsClientCert")
+            .zip(secrets.get("tlsClientKey"))
+            .map(|(certificate, key)| (certificate.to_owned(), key.to_owned())),
+        anything: is("unsafeSsl"),
+    };
+    // As in KEDA: the flag, or what TLS is made of.
+    let spoken = is("enableTLS") || tls.authorities.is_some() || tls.identity.is_some();
+    let client = if spoken {
+        Client::with_tls(address, &tls)
+    } else {
+        Client::new(address)
+    };
+    let client = client.map_err(|error| wrong(format!("`{address}`: {error}")))?;
     let reference = ScaledObjectRef {
         name: name.to_owned(),
         namespace: namespace.to_owned(),
@@ -277,7 +307,7 @@ mod tests {
     fn triggers(triggers: Value) -> Result<Triggers, Unsupported> {
         let spec = json!({ "scaleTargetRef": { "name": "app" }, "triggers": triggers });
         let object: Object<ScaledObjectSpec> = read(json!({ "spec": spec })).unwrap();
-        Triggers::new("shop", "so", &object.spec)
+        Triggers::new("shop", "so", &object.spec, &[])
     }
 
     #[tokio::test]
@@ -302,22 +332,35 @@ mod tests {
     #[tokio::test]
     async fn what_needs_keda_is_refused_by_name() {
         for (trigger, text) in [
-            (
-                json!({ "type": "prometheus", "authenticationRef": { "name": "s" } }),
-                "authenticationRef",
-            ),
             (json!({ "type": "cron", "metricType": "Utilization" }), "Utilization"),
             (json!({ "type": "external", "metadata": {} }), "scalerAddress"),
-            (
-                json!({ "type": "external", "metadata": { "scalerAddress": "a:1", "enableTLS": "true" } }),
-                "enableTLS",
-            ),
             (json!({ "type": "prometheus", "metadata": {} }), "serverAddress"),
         ] {
             let error = triggers(json!([trigger])).err().unwrap();
             assert_eq!(error.reason(), "InvalidTrigger");
             assert!(error.to_string().contains(text), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn secrets_reach_their_trigger_and_tls_is_spoken_where_they_ask_for_it() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let prometheus = json!({ "serverAddress": "http://p", "query": "up", "threshold": "1", "authModes": "bearer" });
+        let spec = json!({ "scaleTargetRef": { "name": "app" }, "triggers": [
+            { "type": "prometheus", "metadata": prometheus },
+            { "type": "external", "metadata": { "scalerAddress": "a:1", "enableTLS": "true" } },
+            { "type": "external", "metadata": { "scalerAddress": "a:1" } },
+        ] });
+        let object: Object<ScaledObjectSpec> = read(json!({ "spec": spec })).unwrap();
+        let made = |secrets: &[Secrets]| Triggers::new("shop", "so", &object.spec, secrets).map(drop);
+        assert!(made(&[]).unwrap_err().to_string().contains("bearerToken"));
+        assert_eq!(made(&[[("bearerToken", "t")].into()]), Ok(()));
+        let broken = [
+            [("bearerToken", "t")].into(),
+            Secrets::default(),
+            [("caCert", "no PEM")].into(),
+        ];
+        assert!(made(&broken).unwrap_err().to_string().contains("authorit"));
     }
 
     #[tokio::test]

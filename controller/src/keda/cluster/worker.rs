@@ -8,13 +8,10 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    api::{ApiResource, DynamicObject},
 };
 use pilotlight_activator::kubernetes::keda::resource;
-use pilotlight_manifests::{
-    keda::{HttpScaledObjectSpec, ScaledObjectSpec},
-    kubernetes::AUTOSCALER_MANAGER,
-};
+use pilotlight_manifests::keda::{HttpScaledObjectSpec, ScaledObjectSpec, Trigger};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, watch},
@@ -29,7 +26,10 @@ use super::{
         scaling::{HPA_PERIOD, Look, Pause, Policy, Scaling, Step},
         state::Scaler,
     },
+    auth,
     objects::{Scalable, Subject, resource_of},
+    original, scale,
+    seal::Sealer,
     status::{self, Condition},
     triggers::{Triggers, Unsupported},
 };
@@ -39,6 +39,17 @@ const ACTIVE_WRITTEN: Duration = Duration::from_secs(10);
 /// Pauses of streams that failed, as KEDA's.
 const STREAM_PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
 
+/// What workers work with. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Tools {
+    pub(crate) client: Client,
+    pub(crate) http: reqwest::Client,
+    pub(crate) scaler: Arc<Scaler>,
+    pub(crate) sealer: Sealer,
+    /// Where the secrets of ClusterTriggerAuthentications are.
+    pub(crate) secrets: Arc<str>,
+}
+
 /// A task; dropped, it ends. What it was about to write may be written still.
 pub(crate) struct Worker {
     scalable: watch::Sender<Scalable>,
@@ -46,15 +57,9 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn start(
-        client: Client,
-        http: reqwest::Client,
-        scaler: Arc<Scaler>,
-        subject: Subject,
-        scalable: Scalable,
-    ) -> Self {
+    pub(crate) fn start(tools: Tools, subject: Subject, scalable: Scalable) -> Self {
         let (sender, receiver) = watch::channel(scalable);
-        let task = tokio::spawn(run(client, http, scaler, subject, receiver)).abort_handle();
+        let task = tokio::spawn(run(tools, subject, receiver)).abort_handle();
         Self { scalable: sender, task }
     }
 
@@ -78,21 +83,23 @@ impl Drop for Worker {
     }
 }
 
-async fn run(
-    client: Client,
-    http: reqwest::Client,
-    scaler: Arc<Scaler>,
-    subject: Subject,
-    mut scalable: watch::Receiver<Scalable>,
-) {
+async fn run(tools: Tools, subject: Subject, mut scalable: watch::Receiver<Scalable>) {
     let now = scalable.borrow_and_update().clone();
-    let mut work = Work::new(client, http, Arc::clone(&scaler), subject, now);
+    let mut changes = tools.scaler.changes();
+    let mut work = Work::new(tools, subject, now);
+    work.read_triggers().await;
     let mut pushes = work.follow_pushes();
-    let mut changes = scaler.changes();
     let mut ticks = work.ticks();
     loop {
         tokio::select! {
-            _ = ticks.tick() => work.look().await,
+            _ = ticks.tick() => {
+                // Secrets may be there now, or others.
+                if work.is_stale() {
+                    work.read_triggers().await;
+                    pushes = work.follow_pushes();
+                }
+                work.look().await;
+            }
             () = work.pushed.notified() => work.push().await,
             changed = changes.changed() => match changed {
                 Ok(()) => work.counted().await,
@@ -103,7 +110,7 @@ async fn run(
                     return;
                 }
                 let now = scalable.borrow_and_update().clone();
-                work.change(now);
+                work.change(now).await;
                 pushes = work.follow_pushes();
                 ticks = work.ticks();
             }
@@ -153,13 +160,15 @@ impl Clock {
 }
 
 struct Work {
-    client: Client,
-    http: reqwest::Client,
-    scaler: Arc<Scaler>,
+    tools: Tools,
     subject: Subject,
     scalable: Scalable,
     scaling: Scaling,
     triggers: Result<Arc<Triggers>, Unsupported>,
+    /// A trigger failed since its secrets were read.
+    failed: bool,
+    /// The replicas that were there at first are noted on the object.
+    remembered: bool,
     clock: Clock,
     pushed: Arc<Notify>,
     /// The kind of the workload, once the API server told it.
@@ -170,7 +179,7 @@ struct Work {
 }
 
 impl Work {
-    fn new(client: Client, http: reqwest::Client, scaler: Arc<Scaler>, subject: Subject, scalable: Scalable) -> Self {
+    fn new(tools: Tools, subject: Subject, scalable: Scalable) -> Self {
         let clock = Clock::new();
         let Scalable { meta, spec, status } = &scalable;
         let last_active = status
@@ -179,15 +188,14 @@ impl Work {
             .and_then(|text| clock.read(text));
         let created = clock.read(&meta.creation_timestamp).unwrap_or_else(|| clock.now());
         let scaling = Scaling::new(Policy::new(meta, spec), Hpa::new(spec.behavior()), created, last_active);
-        let triggers = Triggers::new(&meta.namespace, &meta.name, spec).map(Arc::new);
         Self {
-            client,
-            http,
-            scaler,
+            tools,
             subject,
             scalable,
             scaling,
-            triggers,
+            triggers: Err(Unsupported::Unread),
+            failed: false,
+            remembered: false,
             clock,
             pushed: Arc::new(Notify::new()),
             resource: None,
@@ -203,15 +211,30 @@ impl Work {
         ticks
     }
 
-    fn change(&mut self, scalable: Scalable) {
+    async fn change(&mut self, scalable: Scalable) {
         let Scalable { meta, spec, .. } = &scalable;
         self.scaling.set_policy(Policy::new(meta, spec), spec.behavior());
-        self.triggers = Triggers::new(&meta.namespace, &meta.name, spec).map(Arc::new);
         if spec.scale_target_ref != self.scalable.spec.scale_target_ref {
             self.resource = None;
         }
         self.replicas = None;
         self.scalable = scalable;
+        self.read_triggers().await;
+    }
+
+    /// Reads the triggers anew, with their secrets.
+    async fn read_triggers(&mut self) {
+        let Scalable { meta, spec, .. } = &self.scalable;
+        self.failed = false;
+        let secrets = auth::read(&self.tools.client, &self.tools.secrets, &meta.namespace, spec).await;
+        let triggers = secrets.and_then(|secrets| Triggers::new(&meta.namespace, &meta.name, spec, &secrets));
+        self.triggers = triggers.map(Arc::new);
+    }
+
+    /// Whether other secrets may help.
+    fn is_stale(&self) -> bool {
+        let has_secrets = |trigger: &Trigger| trigger.authentication_ref.is_some();
+        (self.failed || self.triggers.is_err()) && self.scalable.spec.triggers.iter().any(has_secrets)
     }
 
     /// Follows the streams of other external scalers, until what is returned is dropped.
@@ -229,7 +252,7 @@ impl Work {
             .replicas
             .is_none_or(|replicas| replicas < self.scaling.policy().awake());
         let Ok(triggers) = &self.triggers else { return };
-        if asleep && triggers.is_own_active(&self.scaler) {
+        if asleep && triggers.is_own_active(&self.tools.scaler) {
             self.push().await;
         }
     }
@@ -255,7 +278,8 @@ impl Work {
                 return self.tell(&[condition]).await;
             }
         };
-        let look = triggers.look(&self.scaler, &self.http).await;
+        let look = triggers.look(&self.tools.scaler, &self.tools.http).await;
+        self.failed = look.failed;
         let Some((current, version)) = self.read().await else {
             return;
         };
@@ -272,7 +296,7 @@ impl Work {
             Ok(scale) => {
                 let seen = seen(&scale);
                 self.replicas = Some(seen.0);
-                Some(seen)
+                self.remember(seen.0).await.then_some(seen)
             }
             Err(error) => {
                 self.unreachable(&error).await;
@@ -284,7 +308,7 @@ impl Work {
     async fn api(&mut self) -> Option<Api<DynamicObject>> {
         if self.resource.is_none() {
             let target = &self.scalable.spec.scale_target_ref;
-            match resource(&self.client, target.api_version(), target.kind()).await {
+            match resource(&self.tools.client, target.api_version(), target.kind()).await {
                 Ok(resource) => self.resource = Some(resource),
                 Err(error) => {
                     self.unreachable(&error).await;
@@ -294,7 +318,7 @@ impl Work {
         }
         let resource = self.resource.as_ref()?;
         Some(Api::namespaced_with(
-            self.client.clone(),
+            self.tools.client.clone(),
             &self.scalable.meta.namespace,
             resource,
         ))
@@ -314,14 +338,20 @@ impl Work {
     async fn carry_out(&mut self, current: u32, version: &str, step: Step) {
         let Step::Scale(replicas, reason) = step else { return };
         let Some(api) = self.api().await else { return };
-        let name = &self.scalable.spec.scale_target_ref.name;
-        let patch = json!({ "metadata": { "resourceVersion": version }, "spec": { "replicas": replicas } });
-        let params = PatchParams {
-            field_manager: Some(AUTOSCALER_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
         let object = self.scalable.meta.key();
-        match api.patch_scale(name, &params, &Patch::Merge(patch)).await {
+        let name = self.scalable.spec.scale_target_ref.name.clone();
+        let step = scale::Write {
+            api: &api,
+            name: &name,
+            version,
+            current,
+            replicas,
+        };
+        let written = match self.backends() {
+            backends if replicas == 0 && !backends.is_empty() => step.to_zero(&self.tools.sealer, &backends).await,
+            _ => step.once(version).await.map_err(scale::Refused::from),
+        };
+        match written {
             Ok(scale) => {
                 tracing::info!(
                     object,
@@ -335,6 +365,33 @@ impl Work {
             }
             Err(error) => tracing::info!(object, %error, "a step was not taken"),
         }
+    }
+
+    /// The activators' names for what our own triggers are about.
+    fn backends(&self) -> Vec<String> {
+        let namespace = &self.scalable.meta.namespace;
+        let backend = |trigger: &Trigger| {
+            let named = |key: &str| trigger.metadata.get(key);
+            let app = named("interceptorRoute").or(named("httpScaledObject"));
+            let app = app.map(|name| format!("{namespace}/{name}@http"));
+            app.or_else(|| named("inferenceService").map(|name| format!("{namespace}/{name}")))
+        };
+        self.scalable.spec.triggers.iter().filter_map(backend).collect()
+    }
+
+    /// Notes on the object, once, how many replicas there were before it was scaled by it, and asks to be told before it is deleted
+    /// where they are to come back then. False where that could not be written: nothing may be scaled before.
+    async fn remember(&mut self, current: u32) -> bool {
+        if !self.remembered {
+            let noted = original::remember(&self.tools.client, &self.subject, &self.scalable, current).await;
+            match noted {
+                Ok(()) => self.remembered = true,
+                Err(error) => {
+                    tracing::warn!(object = self.scalable.meta.key(), %error, "the replicas of before can't be noted");
+                }
+            }
+        }
+        self.remembered
     }
 
     fn conditions(&self, look: &Look) -> [Condition; 4] {
@@ -439,7 +496,7 @@ impl Work {
         for (field, value) in fields {
             known[field] = value.clone();
         }
-        status::patch(&self.client, &resource, &self.scalable.meta, status).await;
+        status::patch(&self.tools.client, &resource, &self.scalable.meta, status).await;
     }
 
     fn news_of_activity(&mut self) -> Option<String> {
