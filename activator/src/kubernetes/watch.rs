@@ -15,7 +15,7 @@ use kube::{
     },
 };
 use pilotlight_manifests::{
-    kubernetes::{ACTIVATOR, LABEL_INFERENCE_SERVICE, LABEL_SERVICE_NAME},
+    kubernetes::{ACTIVATOR, LABEL_INFERENCE_SERVICE, LABEL_SERVICE_NAME, LABEL_STANDBY},
     v1beta1,
 };
 use serde::de::DeserializeOwned;
@@ -25,6 +25,7 @@ use super::{
     deployment::DeploymentView,
     index::{Key, Kind, Object},
     pod::PodView,
+    standby::StandbyPod,
 };
 use crate::random;
 
@@ -88,6 +89,7 @@ pub(crate) fn all(client: &Client, config: &ClusterConfig) -> (Vec<Source>, Chan
         add(Kind::Service, namespace, services(client, namespace));
         add(Kind::Deployment, namespace, deployments(client, namespace));
         add(Kind::Pod, namespace, pods(client, namespace));
+        add(Kind::Standby, namespace, standby(client, namespace));
     }
     add(Kind::Slice, Some(&config.namespace), slices(client, &config.namespace));
     (sources, stream::select_all(streams).boxed())
@@ -137,6 +139,13 @@ fn pods(client: &Client, namespace: Option<&String>) -> BoxStream<'static, Event
     let api: Api<Pod> = scoped(client, namespace);
     events(api, settings().labels(LABEL_INFERENCE_SERVICE), |object, gone| {
         Object::Pod((!gone).then(|| PodView::of(object)).flatten().map(Box::new))
+    })
+}
+
+fn standby(client: &Client, namespace: Option<&String>) -> BoxStream<'static, Event> {
+    let api: Api<Pod> = scoped(client, namespace);
+    events(api, settings().labels(LABEL_STANDBY), |object, gone| {
+        Object::Standby((!gone).then(|| StandbyPod::of(object)).flatten().map(Box::new))
     })
 }
 

@@ -37,6 +37,7 @@ use super::{
     objects::Absent,
     pace::Pace,
     scaler::Reach,
+    standby::Wishes,
     status::Transition,
 };
 
@@ -64,6 +65,8 @@ pub(crate) struct Context {
     /// Child objects that were seen to be deleted, so that what was applied is applied again.
     pub(crate) missing: Mutex<BTreeSet<Key>>,
     pub(crate) managed: Mutex<HashMap<Workload, Managed>>,
+    /// Started pods without a model.
+    pub(crate) standby: Wishes,
     pub(crate) counts: Arc<Counts>,
     pub(crate) activators: Activators,
     pub(crate) metrics: Metrics,
@@ -119,6 +122,7 @@ impl Context {
             slices: Mutex::default(),
             missing: Mutex::default(),
             managed: Mutex::default(),
+            standby: Wishes::default(),
             counts,
             metrics,
             queue,
@@ -156,6 +160,17 @@ impl Context {
         }
     }
 
+    /// Whether `considered` holds for every service that there is.
+    pub(crate) fn all_considered(&self, considered: impl Fn(&Key) -> bool) -> bool {
+        self.services.state().iter().all(|service| {
+            let metadata = &service.metadata;
+            considered(&(
+                metadata.namespace.clone().unwrap_or_default(),
+                metadata.name.clone().unwrap_or_default(),
+            ))
+        })
+    }
+
     /// Services that anything is kept of.
     pub(crate) fn known_services(&self) -> BTreeSet<Key> {
         let managed = self.managed.lock();
@@ -185,6 +200,7 @@ impl Context {
         self.failures.lock().remove(&key);
         self.replaced.lock().remove(&key);
         self.hidden.lock().remove(&key);
+        self.standby.forget(&key);
         let mut managed = self.managed.lock();
         for workload in [Workload::stable(namespace, name), Workload::canary(namespace, name)] {
             managed.remove(&workload);
