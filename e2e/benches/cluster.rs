@@ -1,8 +1,9 @@
 //! How long a request to a model without a pod takes on a real cluster, where the time goes, and what the cluster itself takes.
 //!
 //! The floor is a bare server on the same cluster: from the call that scales its Deployment from zero to its first answer on the
-//! pod's own address. Wakes and floors take turns, so that both meet the same machine. The boundaries of the phases are what the API
-//! server tells a watch, and the times at which the node started the processes, which it knows to 10 ms.
+//! pod's own address. Wakes, wakes that claim a standby pod, and floors take turns, so that all meet the same machine. The boundaries
+//! of the phases are what the API server tells a watch, the times at which the node started the processes, which it knows to 10 ms,
+//! and what the activator says of load, probe and first byte.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,20 +29,28 @@ async fn main() {
     let _proxy = cluster.kubectl().proxy(8001);
     let api = Api::new(home.name());
     api.up().await;
-    home.deploy(&[home.service("iris", "iris.onnx")]).await;
-    home.flowers("iris").send().await.expect("the right answer");
+    let shared = home
+        .service("ready", "iris.onnx")
+        .annotation("pilotlight.dev/standby", "1");
+    home.deploy(&[home.service("iris", "iris.onnx"), shared]).await;
+    for name in ["iris", "ready"] {
+        home.flowers(name).send().await.expect("the right answer");
+    }
     bare(cluster, &home).await;
 
-    let (mut wakes, mut floors) = (Vec::new(), Vec::new());
-    let mut phases: [Vec<f64>; PHASES.len()] = Default::default();
+    let (mut wakes, mut claims, mut floors) = (Vec::new(), Vec::new(), Vec::new());
+    let mut phases = vec![Vec::new(); PHASES.len()];
+    let mut claimed = vec![Vec::new(); CLAIM_PHASES.len()];
     for _ in 0..ROUNDS {
         home.asleep("iris").await;
         floors.push(floor(&api, &home).await);
-        let (wake, split) = wake(&api, cluster, &home).await;
-        wakes.push(wake);
-        for (all, one) in phases.iter_mut().zip(split) {
-            all.push(one);
-        }
+        let (spent, split) = wake(&api, cluster, &home).await;
+        wakes.push(spent);
+        push(&mut phases, &split);
+        armed(&home).await;
+        let (spent, split) = claim(&api, &home).await;
+        claims.push(spent);
+        push(&mut claimed, &split);
     }
 
     println!("{ROUNDS} wakes of iris from zero on the cluster, as the client sees them, and as many of a bare server");
@@ -51,23 +60,72 @@ async fn main() {
     figure("cluster-floor-p50-ms", floor);
     figure("cluster-floor-max-ms", percentile(&mut floors, 1.0));
     figure("cluster-wake-to-floor", wake / floor);
-    for (name, mut spent) in PHASES.into_iter().zip(phases) {
-        figure(&format!("cluster-wake-{name}-p50-ms"), median(&mut spent));
+    for (name, spent) in PHASES.into_iter().zip(&mut phases) {
+        figure(&format!("cluster-wake-{name}-p50-ms"), median(spent));
+    }
+    println!("{ROUNDS} wakes of iris that claim a standby pod, in the same rounds");
+    figure("cluster-standby-p50-ms", median(&mut claims));
+    figure("cluster-standby-max-ms", percentile(&mut claims, 1.0));
+    for (name, spent) in CLAIM_PHASES.into_iter().zip(&mut claimed) {
+        figure(&format!("cluster-standby-{name}-p50-ms"), median(spent));
     }
 }
 
-/// Request to scale written; pod made; bound to the node; sandbox's process; runtime's process; answer.
-const PHASES: [&str; 6] = [
+fn push(all: &mut [Vec<f64>], split: &[f64]) {
+    for (all, one) in all.iter_mut().zip(split) {
+        all.push(*one);
+    }
+}
+
+/// Request to scale written; pod made; bound to the node; sandbox's process; runtime's process; model loading begins; loaded; seen by
+/// the activator's probe; answer.
+const PHASES: [&str; 9] = [
     "decision-and-write",
     "create",
     "schedule",
     "sandbox",
     "start",
-    "load-probe-answer",
+    "runtime-start",
+    "load",
+    "probe",
+    "first-byte",
 ];
 
+/// Request to Deployment locked; pod relabelled; model loading begins; loaded; seen by the activator's probe; answer.
+const CLAIM_PHASES: [&str; 6] = ["decision-and-lock", "relabel", "assign", "load", "probe", "first-byte"];
+
+/// What the activator says of the wake of a service that ended last: load, probe, first byte, in milliseconds. Of several activators
+/// the one that has it.
+async fn told(home: &Namespace, service: &str) -> [f64; 3] {
+    let backend = format!("{}/{service}", home.name());
+    let list = "--namespace pilotlight-system get pods --selector app=pilotlight-activator -o json";
+    let list: Value = serde_json::from_str(&home.cluster().kubectl().must(list).await).unwrap_or_default();
+    let addresses = list["items"].as_array().into_iter().flatten();
+    let addresses = addresses.filter_map(|pod| pod["status"]["podIP"].as_str());
+    for address in addresses {
+        let url = format!("http://{address}:9090/api/v1/wakes");
+        let Ok(reply) = reqwest::get(url).await else { continue };
+        let wakes: Value = reply.json().await.unwrap_or_default();
+        let phases = &wakes["backends"][&backend];
+        if phases.is_object() {
+            let phase = |name: &str| phases[name].as_f64().unwrap_or_default() * 1e3;
+            return [phase("load"), phase("ready_seen"), phase("first_byte")];
+        }
+    }
+    panic!("no activator knows of a wake of {backend}");
+}
+
+/// The marks and, of the rest from the last of them to `end`, what the activator tells.
+async fn split<const MARKS: usize>(home: &Namespace, service: &str, marks: [Instant; MARKS], end: Instant) -> Vec<f64> {
+    let mut split: Vec<f64> = marks.windows(2).map(|pair| milliseconds(pair[0], pair[1])).collect();
+    let told = told(home, service).await;
+    split.push(milliseconds(marks[MARKS - 1], end) - told.iter().sum::<f64>());
+    split.extend(told);
+    split
+}
+
 /// One wake in milliseconds, whole and in its phases.
-async fn wake(api: &Api, cluster: &Cluster, home: &Namespace) -> (f64, [f64; PHASES.len()]) {
+async fn wake(api: &Api, cluster: &Cluster, home: &Namespace) -> (f64, Vec<f64>) {
     let deployments = api.watch("apis/apps/v1", "deployments").await;
     let pods = api.watch("api/v1", "pods").await;
     let start = Instant::now();
@@ -83,12 +141,39 @@ async fn wake(api: &Api, cluster: &Cluster, home: &Namespace) -> (f64, [f64; PHA
     let sandbox = process("pause").expect("the sandbox runs");
     let runtime = process("pilotlight").expect("the runtime runs");
 
-    let marks = [start, written, created, bound, sandbox, runtime, end];
-    let mut split = [0.0; PHASES.len()];
-    for (spent, pair) in split.iter_mut().zip(marks.windows(2)) {
-        *spent = milliseconds(pair[0], pair[1]);
-    }
-    (milliseconds(start, end), split)
+    let marks = [start, written, created, bound, sandbox, runtime];
+    (milliseconds(start, end), split(home, "iris", marks, end).await)
+}
+
+/// Waits until the service `ready` sleeps, and its next wake finds a standby pod.
+async fn armed(home: &Namespace) {
+    home.asleep("ready").await;
+    eventually("its wake may claim a pod", LIMIT, async || {
+        let deployment = home.kubectl("get deployment ready-predictor -o yaml").await;
+        deployment.contains("pilotlight.dev/standby-armed").then_some(())
+    })
+    .await;
+    home.kubectl("wait pods --selector pilotlight.dev/standby-group --for=condition=Ready --timeout=60s")
+        .await;
+    // Both activators know it too by then.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+/// One wake that claims a pod, in milliseconds, whole and in its phases.
+async fn claim(api: &Api, home: &Namespace) -> (f64, Vec<f64>) {
+    let deployments = api.watch("apis/apps/v1", "deployments").await;
+    let pods = api.watch("api/v1", "pods").await;
+    let start = Instant::now();
+    home.flowers("ready").send().await.expect("the right answer");
+    let end = Instant::now();
+
+    let marked = |it: &Value| it["metadata"]["annotations"]["pilotlight.dev/standby-claiming"].is_string();
+    let locked = deployments.first(|it| it["metadata"]["name"] == "ready-predictor" && marked(it));
+    let relabelled = pods.first(|it| it["metadata"]["labels"]["serving.kserve.io/inferenceservice"] == "ready");
+    (
+        milliseconds(start, end),
+        split(home, "ready", [start, locked, relabelled], end).await,
+    )
 }
 
 /// Negative where the node's coarse clock has it so.

@@ -65,6 +65,10 @@ pub struct Scaling {
     pub activation_scale: u32,
     /// Replicas at deployment. Ours is 0 where `minReplicas` is 0, else `minReplicas`.
     pub initial_scale: u32,
+    /// `pilotlight.dev/standby`: started pods without a model that wakes may claim, for this service and all others of its
+    /// namespace with the same pod template; of several numbers the largest counts, and 0 shares without asking for any. Default
+    /// `None`: the service has no part in it. Only in Kubernetes.
+    pub standby: Option<u32>,
 }
 
 /// The batch former's options.
@@ -228,6 +232,7 @@ impl Default for Scaling {
             scale_to_zero_retention: Duration::ZERO,
             activation_scale: 1,
             initial_scale: 1,
+            standby: None,
         }
     }
 }

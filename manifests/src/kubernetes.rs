@@ -62,6 +62,26 @@ pub const ANNOTATION_PROBE_PATH: &str = "pilotlight.dev/probe-path";
 pub const ANNOTATION_WOKEN_AT: &str = "pilotlight.dev/woken-at";
 /// Annotation on a Deployment whose service is stopped or invalid: an activator must not wake it; the value is the reason.
 pub const ANNOTATION_STOPPED: &str = "pilotlight.dev/stopped";
+/// Label of standby pods and of their Deployment: the digest of their pod spec. A claimed pod has it no more.
+pub const LABEL_STANDBY: &str = "pilotlight.dev/standby-group";
+/// Kubernetes' label that tells a Deployment's ReplicaSets and their pods apart.
+pub const LABEL_TEMPLATE_HASH: &str = "pod-template-hash";
+/// Annotation on a Deployment: the standby group whose pods are the same as its own, [`LABEL_STANDBY`].
+pub const ANNOTATION_STANDBY_GROUP: &str = "pilotlight.dev/standby-group";
+/// Annotation on a Deployment at zero that is paused, so that a wake may claim a standby pod. Whoever raises its replicas takes
+/// the pause and this away in the same write.
+pub const ANNOTATION_PARKED: &str = "pilotlight.dev/standby-parked";
+/// Annotation on a parked Deployment whose newest ReplicaSet is gone: `{revision}.{pod-template-hash}`, the hash being that of the
+/// ReplicaSet that Kubernetes will make of this template.
+pub const ANNOTATION_ARMED: &str = "pilotlight.dev/standby-armed";
+/// Annotation on a parked Deployment: who is claiming a pod for it since when, `{pod uid} {RFC 3339}`.
+pub const ANNOTATION_CLAIMING: &str = "pilotlight.dev/standby-claiming";
+/// Annotation on a pod that was claimed: when, RFC 3339.
+pub const ANNOTATION_CLAIMED_AT: &str = "pilotlight.dev/standby-claimed-at";
+/// Annotation on the pods of a service with a standby group: the model that the runtime serves, `{name}={path or URI}`. It comes
+/// into the container as a variable, so that one that starts again finds its model.
+pub const ANNOTATION_MODEL: &str = "pilotlight.dev/model";
+
 /// Annotation on a canary's Deployment: its share of requests in percent, 0 to 100.
 pub const ANNOTATION_TRAFFIC_PERCENT: &str = "pilotlight.dev/traffic-percent";
 /// KServe's annotation: who scales, `hpa`, `keda`, `external` or `none`. Absent: our autoscaler.
@@ -181,6 +201,11 @@ pub fn canary_name_limit(service: &str) -> usize {
 /// Name of the Deployment, and of the Service that leads to the activators: `{name}-predictor`.
 pub fn predictor(name: &str) -> String {
     format!("{name}-predictor")
+}
+
+/// Name of the Deployment of a standby group's pods.
+pub fn standby_deployment(group: &str) -> String {
+    format!("pilotlight-standby-{group}")
 }
 
 /// Name of the headless Service with the pods of a service: `{name}-predictor-private`, too long a one cut.

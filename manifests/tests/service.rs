@@ -53,6 +53,7 @@ fn every_supported_field_arrives() {
             scale_to_zero_retention: Duration::from_secs(65),
             activation_scale: 2,
             initial_scale: 1,
+            standby: Some(2),
         }
     );
     assert_eq!(

@@ -25,6 +25,7 @@ use crate::metrics::{Meter, Metrics, Outcome};
 use crate::models::{Listed, ModelState, Repository};
 use crate::scheduler::{Answer, Open, Request as InferRequest, Scheduler, Timings};
 use crate::served::Served;
+use crate::standby::Standby;
 use crate::stats::Counts;
 
 /// The header that tells how a model came up: `load=<ns>, ready-age=<ns>`.
@@ -56,6 +57,7 @@ pub struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) config: Config,
     pub(crate) control: Control,
+    pub(crate) standby: Standby,
     /// Bodies on their way to tensors; bounded as the tensors in the queue are.
     pub(crate) receiving: Budget,
     /// Where inference requests come in.
@@ -88,6 +90,7 @@ impl App {
             metrics,
             receiving: Budget::new(config.queue_bytes),
             control: Control::new(&config),
+            standby: Standby::new(config.standby_key.clone(), config.assigned_model.clone()),
             gate: Gate::new(config.container_concurrency),
             config,
             stage: AtomicU8::new(Stage::Starting as u8),
@@ -140,6 +143,7 @@ impl App {
             Ok(target @ (Target::V2Index | Target::V2Load(_) | Target::V2Unload(_))) => {
                 self.manage(target, &head.headers, body).await
             }
+            Ok(Target::V2Standby) => self.assign(&head.headers, body).await,
             Ok(target) => {
                 if let Target::V2ModelReady(of) = target {
                     self.hold_ready(of.model).await;
@@ -188,6 +192,7 @@ impl App {
             | Target::V2Infer(_)
             | Target::Predict
             | Target::V2Index
+            | Target::V2Standby
             | Target::V2Load(_)
             | Target::V2Unload(_) => Err(ApiError::new(Code::ExecutionFailed, "a request went the wrong way")),
         }
@@ -218,7 +223,12 @@ impl App {
     }
 
     /// The whole body, if it comes by then.
-    async fn body_by<B>(&self, deadline: Instant, headers: &HeaderMap, body: B) -> Result<(Bytes, Share), ApiError>
+    pub(crate) async fn body_by<B>(
+        &self,
+        deadline: Instant,
+        headers: &HeaderMap,
+        body: B,
+    ) -> Result<(Bytes, Share), ApiError>
     where
         B: Body<Data = Bytes>,
         B::Error: std::fmt::Display,

@@ -123,6 +123,14 @@ pub struct Args {
     #[arg(long, value_name = "N", env = "CONTAINER_CONCURRENCY", default_value_t = 0, value_parser = bounded(0, 1_000_000))]
     pub container_concurrency: usize,
 
+    /// Wait for a model: one is taken over `POST /v2/standby` from whoever knows this key. Empty is none.
+    #[arg(long, value_name = "KEY", env = "STANDBY_KEY", hide_env_values = true)]
+    pub standby_key: Option<String>,
+
+    /// The model that was given to this process when it ran before; loaded at start as --model is. Empty is none.
+    #[arg(long, value_name = "NAME=PATH", env = "ASSIGNED_MODEL")]
+    pub assigned_model: Option<String>,
+
     /// Load this model (a path or URI), run it once, print one JSON line and exit: 0 where it is fine, else 1.
     #[arg(long, value_name = "PATH", conflicts_with = "models")]
     pub check: Option<PathBuf>,
@@ -258,6 +266,10 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// Most connections at a time.
     pub max_connections: usize,
+    /// What who gives this process its model has to know; `None` takes none.
+    pub standby_key: Option<String>,
+    /// The model that it was given before.
+    pub assigned_model: Option<ModelArg>,
 }
 
 /// Flags that contradict each other.
@@ -290,6 +302,9 @@ pub enum ConfigError {
         /// The most rows in a batch.
         most: usize,
     },
+    /// It is no model.
+    #[error("--assigned-model: {0}")]
+    Assigned(String),
     /// Two models of one name.
     #[error("--model {0}=... is given twice: give each model a name of its own")]
     SameName(String),
@@ -329,7 +344,14 @@ impl Args {
                 return Err(ConfigError::SameName(model.name.clone()));
             }
         }
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let assigned_model = match given(&self.assigned_model) {
+            Some(text) => Some(text.parse::<ModelArg>().map_err(ConfigError::Assigned)?),
+            None => None,
+        };
         Ok(Config {
+            standby_key: given(&self.standby_key),
+            assigned_model,
             container_concurrency: self.container_concurrency,
             max_batch_size: self.max_batch_size,
             max_latency: Duration::from_millis(self.max_latency_ms),

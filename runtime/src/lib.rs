@@ -26,6 +26,7 @@ pub mod protocol;
 pub mod scheduler;
 pub mod served;
 mod server;
+mod standby;
 mod stats;
 #[cfg(test)]
 mod testing;

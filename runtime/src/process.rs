@@ -86,11 +86,17 @@ impl Server {
     ///
     /// # Errors
     /// Where a name is there twice.
-    fn models(&self) -> Result<Vec<(String, Origin)>, Failure> {
+    fn models(&self, config: &Config) -> Result<Vec<(String, Origin)>, Failure> {
         let args = &self.args;
         let mut models = self.own.clone();
         models.extend(
             args.models
+                .iter()
+                .map(|model| (model.name.clone(), Origin::file(&model.path))),
+        );
+        models.extend(
+            config
+                .assigned_model
                 .iter()
                 .map(|model| (model.name.clone(), Origin::file(&model.path))),
         );
@@ -125,6 +131,9 @@ impl Server {
 /// How long requests are refused with a mark before connections are closed; never longer than the drain delay.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
+/// How long a process whose assigned model can't be loaded still answers.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 struct Failure {
     code: u8,
     reason: String,
@@ -155,7 +164,7 @@ fn start(server: &Server) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|error| bad_start(format!("can't start threads: {error}")))?;
-    let result = runtime.block_on(run(args, server.models()?, config));
+    let result = runtime.block_on(run(args, server.models(&config)?, config));
     // A load that is still under way must not hold up the end.
     runtime.shutdown_background();
     result.map(|()| ExitCode::SUCCESS)
@@ -238,7 +247,14 @@ async fn run(args: &Args, models: Vec<(String, Origin)>, config: Config) -> Resu
         loaded = load_all(&repository, models) => {
             loaded.map_err(|error| Failure { code: BAD_MODEL, reason: error.to_string() })?;
             app.enter(Stage::Serving);
-            ended.await;
+            tokio::select! {
+                () = &mut ended => {}
+                reason = app.standby.failed() => {
+                    // The answer that says so leaves first.
+                    tokio::time::sleep(LAST_WORDS).await;
+                    return Err(Failure { code: BAD_MODEL, reason });
+                }
+            }
         }
         () = &mut ended => {}
     }

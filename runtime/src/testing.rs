@@ -330,6 +330,8 @@ pub(crate) fn config() -> Config {
         drain_timeout: Duration::from_secs(30),
         max_body_bytes: 1 << 20,
         max_connections: 64,
+        standby_key: None,
+        assigned_model: None,
     }
 }
 

@@ -9,7 +9,7 @@ use pilotlight_manifests::{
     },
 };
 
-use super::pod::workload_of;
+use super::{pod::workload_of, standby::Parking};
 
 /// A Deployment of a workload.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,8 @@ pub(crate) struct DeploymentView {
     pub(crate) stopped: Option<String>,
     /// Share of a canary.
     pub(crate) percent: Option<u32>,
+    /// What it says of standby pods.
+    pub(crate) standby: Option<Parking>,
     /// Why its pods can't be created.
     pub(crate) failure: Option<PodFailure>,
 }
@@ -52,6 +54,7 @@ impl DeploymentView {
             capacity: number(ANNOTATION_CONTAINER_CONCURRENCY).filter(|capacity| *capacity > 0),
             stopped: annotation(ANNOTATION_STOPPED).cloned(),
             percent: number(ANNOTATION_TRAFFIC_PERCENT).map(|percent| percent.min(100)),
+            standby: Parking::of(deployment),
             failure: deployment_failure(deployment),
         })
     }

@@ -16,12 +16,14 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
+    assign::Assignment,
     deployment::DeploymentView,
     peers::Peers,
     pod::PodView,
     scale::Known,
     service::{self, Declared, Domains, Version},
     shares::{self, Rank},
+    standby::StandbyPod,
     target::Target,
 };
 use crate::{BackendId, Endpoint, EndpointId, EndpointState, Probe, Route, WakeError, WakeReason, services};
@@ -42,6 +44,7 @@ pub(crate) enum Kind {
     Service,
     Deployment,
     Pod,
+    Standby,
     Slice,
     /// Events, of which only what stands against pods in the making is taken.
     Trouble,
@@ -53,6 +56,8 @@ pub(crate) enum Object {
     Service(Option<Box<Value>>),
     Deployment(Option<Box<DeploymentView>>),
     Pod(Option<Box<PodView>>),
+    /// Of no backend yet: not the index's, but that of [`StandbyPods`](super::standby::StandbyPods).
+    Standby(Option<Box<StandbyPod>>),
     Slice(Option<Box<EndpointSlice>>),
     Trouble(Option<Box<Trouble>>),
 }
@@ -164,6 +169,7 @@ impl Index {
             Object::Service(object) => self.set_service(key, object.as_deref()),
             Object::Deployment(view) => self.set_deployment(key, view.map(|view| *view), now),
             Object::Pod(view) => self.set_pod(key, view.map(|view| *view), now),
+            Object::Standby(_) => Touched::default(),
             Object::Slice(slice) => {
                 self.peers.set(&key.name, slice.as_deref());
                 self.rank_again()
@@ -181,6 +187,7 @@ impl Index {
             Kind::Service => self.services.keys().filter(scope).cloned().collect(),
             Kind::Deployment => self.deployments.keys().filter(scope).cloned().collect(),
             Kind::Pod => self.pods.keys().filter(scope).cloned().collect(),
+            Kind::Standby => return Touched::default(),
             Kind::Slice => {
                 self.peers.keep(&listed.iter().map(|key| key.name.clone()).collect());
                 return self.rank_again();
@@ -193,7 +200,7 @@ impl Index {
             let object = match kind {
                 Kind::Service => Object::Service(None),
                 Kind::Deployment => Object::Deployment(None),
-                Kind::Pod | Kind::Slice | Kind::Trouble => Object::Pod(None),
+                Kind::Pod | Kind::Standby | Kind::Slice | Kind::Trouble => Object::Pod(None),
             };
             touched.merge(self.set(&key, object, now));
         }
@@ -457,6 +464,8 @@ impl Index {
                 replicas: view.replicas,
             })
         });
+        target.standby = deployment.and_then(|view| view.standby.clone());
+        target.held = self.pods(backend).any(|pod| pod.view.counts());
         if let Outlook::Failing(error) = self.outlook(backend, |_| false, now) {
             target.failure = Some(error);
         }
@@ -497,6 +506,11 @@ impl Index {
             return Outlook::Unsure(self.grace.saturating_sub(lasted));
         }
         Outlook::Failing(wake_error(&who, failure))
+    }
+
+    /// What claimed pods of a backend are to be told.
+    pub(crate) fn assignments(&self, backend: &BackendId) -> Vec<Assignment> {
+        self.pods(backend).filter_map(|pod| pod.view.assignment()).collect()
     }
 
     /// The pod uid of each endpoint of a backend.

@@ -3,7 +3,8 @@
 //! [`Cluster`] puts it together. Watches (`watch`) bring objects as they come and go; what matters of each is read by pure
 //! functions (`service`, `deployment`, `pod`, `peers`) into the `index`, which knows what follows for a route, a backend's
 //! endpoints, what a wake scales and whether replicas can start at all; `sync` tells the activator. Of containerConcurrency
-//! each activator takes its share (`shares`). The waker raises the `scale` (`waker`, whose decisions are in `scale`), and the
+//! each activator takes its share (`shares`). The waker raises the `scale` (`waker`, whose decisions are in `scale`), with a standby
+//! pod where there is one (`claim`, whose decisions are in `standby`; `assign` gives the pod its model), and the
 //! controller seals pods over the admin port (`api`, `seals`).
 //!
 //! It needs no controller: what sleeps is woken and what runs is served without one. While the API server is away everything
@@ -13,6 +14,8 @@
 //! endpoints on the activator; a [`Context`] has all three.
 
 mod api;
+mod assign;
+mod claim;
 mod config;
 mod deployment;
 mod index;
@@ -25,6 +28,7 @@ mod scale;
 mod seals;
 mod service;
 mod shares;
+mod standby;
 mod sync;
 mod target;
 mod waker;
@@ -43,6 +47,9 @@ pub use self::{
     target::{Target, Targets},
 };
 use self::{
+    assign::Assigner,
+    claim::{Claimer, KubeClaims},
+    standby::StandbyPods,
     sync::{SERVICES, Sync},
     waker::{KubeScales, ScaleWaker},
 };
@@ -68,6 +75,8 @@ pub struct Context {
 /// An activator that lives on a cluster's API server.
 pub struct Cluster {
     context: Context,
+    standby: Arc<StandbyPods>,
+    assigner: Arc<Assigner>,
 }
 
 impl Cluster {
@@ -79,8 +88,22 @@ impl Cluster {
             client: client.clone(),
             timeout: config.call_timeout,
         };
-        let waker = ScaleWaker::new(&config, scales, Arc::clone(&targets), Arc::clone(&seals));
+        let (standby, assigner) = (Arc::new(StandbyPods::default()), Arc::new(Assigner::default()));
+        let claims = claim::counter();
+        let claimer = Claimer {
+            claims: Box::new(KubeClaims {
+                client: client.clone(),
+                timeout: config.call_timeout,
+            }),
+            pods: Arc::clone(&standby),
+            assigner: Arc::clone(&assigner),
+            counter: claims.clone(),
+        };
+        let waker = ScaleWaker::new(&config, scales, Some(claimer), Arc::clone(&targets), Arc::clone(&seals));
         let activator = Activator::new(proxy, Arc::new(waker));
+        // The registry is new, and no other metric has its name.
+        let registered = activator.registry().register(Box::new(claims));
+        debug_assert!(registered.is_ok());
         seals.bind(&activator);
         Self {
             context: Context {
@@ -91,6 +114,8 @@ impl Cluster {
                 seals,
                 config: Arc::new(config),
             },
+            standby,
+            assigner,
         }
     }
 
@@ -134,6 +159,7 @@ impl Cluster {
             targets,
             Arc::clone(&seals),
             Arc::clone(&routes),
+            (Arc::clone(&self.standby), Arc::clone(&self.assigner)),
             sources,
         );
         tokio::join!(

@@ -14,10 +14,12 @@ use k8s_openapi::{
 use pilotlight_manifests::{
     failure::{PodFailure, in_the_making, pod_failure},
     kubernetes::{
-        COMPONENT_PREDICTOR, CONTAINER, DATA_PORT, LABEL_BACKEND, LABEL_COMPONENT, LABEL_INFERENCE_SERVICE, Workload,
+        ANNOTATION_CLAIMED_AT, ANNOTATION_MODEL, COMPONENT_PREDICTOR, CONTAINER, DATA_PORT, LABEL_BACKEND,
+        LABEL_COMPONENT, LABEL_INFERENCE_SERVICE, Workload,
     },
 };
 
+use super::assign::Assignment;
 use crate::{EndpointId, Probe, Protocol};
 
 /// A pod of a workload.
@@ -41,6 +43,8 @@ pub(crate) struct PodView {
     /// It ended and will not come back.
     pub(crate) over: bool,
     pub(crate) created: Timestamp,
+    /// It was a standby pod: the model that its runtime is to be told, `{name}={path or URI}`.
+    pub(crate) claimed_for: Option<String>,
     pub(crate) failure: Option<PodFailure>,
     /// Since when its containers are being made; only its Events say then what it lacks.
     pub(crate) in_the_making: Option<Timestamp>,
@@ -61,6 +65,8 @@ impl PodView {
         let status = pod.status.as_ref().unwrap_or(&default);
         let started = status.container_statuses.iter().flatten();
         let port = serving_port(container);
+        let annotation = |key: &str| meta.annotations.as_ref()?.get(key);
+        let model = annotation(ANNOTATION_MODEL);
         Some(Self {
             uid: meta.uid.clone()?,
             name: meta.name.clone().unwrap_or_default(),
@@ -68,7 +74,11 @@ impl PodView {
             ip: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
             port: port.map_or(DATA_PORT, |port| port.container_port as u16),
             protocol: protocol(port),
-            probe: probe(container, port),
+            probe: match model {
+                // The pod itself says nothing of its model.
+                Some(model) => model_probe(model),
+                None => probe(container, port),
+            },
             ready: condition(status, "Ready"),
             restarts: started
                 .filter(|status| status.name == container.name)
@@ -77,6 +87,7 @@ impl PodView {
             terminating: meta.deletion_timestamp.is_some(),
             over: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             created: meta.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0),
+            claimed_for: annotation(ANNOTATION_CLAIMED_AT).and(model).cloned(),
             failure: pod_failure(pod),
             in_the_making: in_the_making(pod),
         })
@@ -93,6 +104,12 @@ impl PodView {
             0 => EndpointId::new(&self.uid),
             n => EndpointId::new(format!("{}.{n}", self.uid)),
         }
+    }
+
+    /// What its runtime is to be told. One that started again has it from its pod.
+    pub(crate) fn assignment(&self) -> Option<Assignment> {
+        let open = self.counts() && self.restarts == 0;
+        Assignment::of(&self.uid, self.address().filter(|_| open)?, self.claimed_for.as_deref())
     }
 
     /// It may serve, now or later.
@@ -130,6 +147,12 @@ fn protocol(port: Option<&ContainerPort>) -> Protocol {
         .and_then(|port| port.name.as_deref())
         .is_some_and(|name| name.contains("grpc"));
     if grpc { Protocol::H2c } else { Protocol::H1 }
+}
+
+/// The readiness of the model `{name}={path or URI}`.
+fn model_probe(model: &str) -> Probe {
+    let name = model.split('=').next().unwrap_or_default();
+    PathAndQuery::try_from(format!("/v2/models/{name}/ready")).map_or(Probe::Declared, Probe::Http)
 }
 
 /// The container's readiness probe, asked by the activator itself: sooner than the kubelet, which has a period of a second at
@@ -235,6 +258,22 @@ pub(crate) mod tests {
     fn a_pod_that_is_deleted_or_over_counts_no_more() {
         assert!(!view(json!({ "metadata": { "deletionTimestamp": "2026-11-23T15:00:00Z" } })).counts());
         assert!(!view(json!({ "status": { "phase": "Failed" } })).counts());
+    }
+
+    #[test]
+    fn a_claimed_pod_is_asked_for_its_model_and_told_it() {
+        let model = json!({ "pilotlight.dev/model": "iris=/mnt/models/iris.onnx" });
+        let made = view(json!({ "metadata": { "annotations": model } }));
+        assert_eq!(made.probe, Probe::Http("/v2/models/iris/ready".parse().unwrap()));
+        assert_eq!(made.assignment(), None, "its container was started with its model");
+        let mut claimed = view(json!({ "metadata": { "annotations": {
+            "pilotlight.dev/model": "iris=/mnt/models/iris.onnx",
+            "pilotlight.dev/standby-claimed-at": "2026-11-23T15:00:00Z",
+        } } }));
+        let expected = Assignment::of("uid-a", claimed.address().unwrap(), Some("iris=/mnt/models/iris.onnx"));
+        assert_eq!(claimed.assignment(), expected);
+        claimed.restarts = 1;
+        assert_eq!(claimed.assignment(), None, "it has it from its pod");
     }
 
     #[test]

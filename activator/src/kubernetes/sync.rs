@@ -17,11 +17,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    assign::Assigner,
     config::ClusterConfig,
-    index::{Index, Key, Kind, Outlook, Touched},
+    index::{Index, Key, Kind, Object, Outlook, Touched},
     routes::Routes,
     seals::Seals,
     service::Domains,
+    standby::StandbyPods,
     target::Targets,
     watch::{Changes, Event, Source},
 };
@@ -43,6 +45,8 @@ pub(crate) struct Sync {
     targets: Arc<Targets>,
     seals: Arc<Seals>,
     routes: Arc<Routes>,
+    standby: Arc<StandbyPods>,
+    assigner: Arc<Assigner>,
     deployments: ApiResource,
     /// Watches whose first list is not complete.
     missing: HashSet<Source>,
@@ -65,6 +69,7 @@ impl Sync {
         targets: Arc<Targets>,
         seals: Arc<Seals>,
         routes: Arc<Routes>,
+        (standby, assigner): (Arc<StandbyPods>, Arc<Assigner>),
         sources: Vec<Source>,
     ) -> Self {
         let domains = Domains {
@@ -77,6 +82,8 @@ impl Sync {
             targets,
             seals,
             routes,
+            standby,
+            assigner,
             deployments: ApiResource::erase::<Deployment>(&()),
             missing: sources.into_iter().collect(),
             listing: HashMap::new(),
@@ -114,16 +121,19 @@ impl Sync {
                     self.listing.insert(source, HashSet::new());
                 }
                 Event::Listed(key, object) => {
-                    touched.merge(self.index.set(&key, object, now));
+                    touched.merge(self.set(&key, object, now));
                     self.listing.entry(source).or_default().insert(key);
                 }
                 Event::Complete => {
                     let listed = self.listing.remove(&source).unwrap_or_default();
                     let namespace = source.namespace.as_deref();
+                    if source.kind == Kind::Standby {
+                        self.standby.keep(namespace, &listed);
+                    }
                     touched.merge(self.index.keep(source.kind, namespace, &listed, now));
                     self.complete(&source, &mut touched);
                 }
-                Event::Changed(key, object) => touched.merge(self.index.set(&key, object, now)),
+                Event::Changed(key, object) => touched.merge(self.set(&key, object, now)),
                 Event::Failed { absent, error } => {
                     tracing::warn!(kind = ?source.kind, error, "a watch failed; what was known stays, and it is tried again");
                     // Without its definition there are no services, which is as good as an empty list.
@@ -135,6 +145,14 @@ impl Sync {
             }
         }
         touched
+    }
+
+    fn set(&mut self, key: &Key, object: Object, now: Instant) -> Touched {
+        if let Object::Standby(pod) = object {
+            self.standby.set(key, pod.map(|pod| *pod));
+            return Touched::default();
+        }
+        self.index.set(key, object, now)
     }
 
     /// The last of the first lists brings everything to the activator at once.
@@ -209,6 +227,7 @@ impl Sync {
             self.targets.set(backend, target);
             let endpoints = self.index.endpoints(backend, |id| ready.contains(id));
             self.seals.publish(backend, self.index.uids(backend), endpoints);
+            self.assigner.publish(backend, self.index.assignments(backend));
             let outlook = self.index.outlook(backend, |id| ready.contains(id), now);
             self.look(backend, outlook, now);
         }

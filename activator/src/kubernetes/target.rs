@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use kube::core::ApiResource;
 use parking_lot::Mutex;
 
-use super::scale::Known;
+use super::{scale::Known, standby::Parking};
 use crate::{BackendId, WakeError};
 
 /// A workload with a `scale` subresource, and what is known to stand against waking it.
@@ -27,6 +27,10 @@ pub struct Target {
     pub fault: Option<String>,
     /// As last seen; only a hint, since every write is conditioned on it.
     pub(crate) known: Option<Known>,
+    /// What is known of its standby pods, of the same version.
+    pub(crate) standby: Option<Parking>,
+    /// It has pods, whatever its replicas say.
+    pub(crate) held: bool,
 }
 
 impl Target {
@@ -41,6 +45,8 @@ impl Target {
             failure: None,
             fault: None,
             known: None,
+            standby: None,
+            held: false,
         }
     }
 }

@@ -22,6 +22,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
+    claim::{Claimer, Progress, Raised},
     config::ClusterConfig,
     limiter::Limiter,
     scale::{self, Known, Meaning, Step},
@@ -45,6 +46,24 @@ pub(crate) struct Refusal {
     message: String,
 }
 
+impl Refusal {
+    #[cfg(test)]
+    pub(crate) fn new(status: Option<u16>, message: &str) -> Self {
+        Self {
+            status,
+            message: message.to_owned(),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
 /// The seam to the API server.
 pub(crate) trait Scales: Send + Sync + 'static {
     /// The scale as it is.
@@ -65,32 +84,31 @@ impl KubeScales {
     fn api(&self, target: &Target) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), &target.namespace, &target.resource)
     }
+}
 
-    /// A call with its time limit and its error as a status.
-    fn call<T: Send + 'static>(
-        &self,
-        call: impl Future<Output = kube::Result<T>> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T, Refusal>> {
-        let limit = self.timeout;
-        async move {
-            match tokio::time::timeout(limit, call).await {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(kube::Error::Api(status))) => Err(Refusal {
-                    status: Some(status.code),
-                    message: status.message,
-                }),
-                Ok(Err(error)) => Err(Refusal {
-                    status: None,
-                    message: error.to_string(),
-                }),
-                Err(_) => Err(Refusal {
-                    status: None,
-                    message: format!("no answer within {limit:?}"),
-                }),
-            }
+/// A call with its time limit and its error as a status.
+pub(crate) fn call<T: Send + 'static>(
+    limit: Duration,
+    call: impl Future<Output = kube::Result<T>> + Send + 'static,
+) -> BoxFuture<'static, Result<T, Refusal>> {
+    async move {
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(kube::Error::Api(status))) => Err(Refusal {
+                status: Some(status.code),
+                message: status.message,
+            }),
+            Ok(Err(error)) => Err(Refusal {
+                status: None,
+                message: error.to_string(),
+            }),
+            Err(_) => Err(Refusal {
+                status: None,
+                message: format!("no answer within {limit:?}"),
+            }),
         }
-        .boxed()
     }
+    .boxed()
 }
 
 fn known(scale: Scale) -> Known {
@@ -110,13 +128,13 @@ fn manager() -> PatchParams {
 impl Scales for KubeScales {
     fn read(&self, target: &Target) -> BoxFuture<'static, Result<Known, Refusal>> {
         let (api, name) = (self.api(target), target.name.clone());
-        self.call(async move { api.get_scale(&name).await.map(known) })
+        call(self.timeout, async move { api.get_scale(&name).await.map(known) })
     }
 
     fn raise(&self, target: &Target, before: &Known, replicas: i32) -> BoxFuture<'static, Result<Known, Refusal>> {
         let (api, name) = (self.api(target), target.name.clone());
         let patch = json!({ "metadata": { "resourceVersion": before.version }, "spec": { "replicas": replicas } });
-        self.call(async move {
+        call(self.timeout, async move {
             api.patch_scale(&name, &manager(), &Patch::Merge(patch))
                 .await
                 .map(known)
@@ -127,7 +145,9 @@ impl Scales for KubeScales {
         let (api, name) = (self.api(target), target.name.clone());
         let now = Timestamp::now().to_string();
         let patch = json!({ "metadata": { "annotations": { ANNOTATION_WOKEN_AT: now } } });
-        self.call(async move { api.patch(&name, &manager(), &Patch::Merge(patch)).await.map(drop) })
+        call(self.timeout, async move {
+            api.patch(&name, &manager(), &Patch::Merge(patch)).await.map(drop)
+        })
     }
 }
 
@@ -135,6 +155,8 @@ type Running = Shared<BoxFuture<'static, Result<(), WakeError>>>;
 
 struct Inner {
     scales: Box<dyn Scales>,
+    /// `None`: no standby pods are claimed.
+    claimer: Option<Claimer>,
     targets: Arc<Targets>,
     seals: Arc<Seals>,
     limiter: Limiter,
@@ -164,9 +186,16 @@ impl From<Refusal> for Trouble {
 }
 
 impl ScaleWaker {
-    pub(crate) fn new(config: &ClusterConfig, scales: impl Scales, targets: Arc<Targets>, seals: Arc<Seals>) -> Self {
+    pub(crate) fn new(
+        config: &ClusterConfig,
+        scales: impl Scales,
+        claimer: Option<Claimer>,
+        targets: Arc<Targets>,
+        seals: Arc<Seals>,
+    ) -> Self {
         let inner = Inner {
             scales: Box::new(scales),
+            claimer,
             targets,
             seals,
             limiter: Limiter::new(config.wake_concurrency, config.wake_rate, config.wake_burst),
@@ -217,6 +246,7 @@ impl Inner {
         let began = Instant::now();
         let mut conflicts = 0;
         let mut pause = PAUSE;
+        let mut progress = Progress::default();
         loop {
             let Some(target) = self.targets.get(backend) else {
                 if self.targets.is_unscaled(backend) {
@@ -230,7 +260,7 @@ impl Inner {
             if let Some(why) = target.stopped {
                 return Err(error(WakeReason::Disabled, why));
             }
-            let refusal = match self.attempt(backend, &target).await {
+            let refusal = match self.attempt(backend, &target, &mut progress).await {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Failing(error)) => return Err(error),
                 Err(Trouble::Refused(refusal)) => refusal,
@@ -262,7 +292,7 @@ impl Inner {
     }
 
     /// One try, under the limits.
-    async fn attempt(&self, backend: &BackendId, target: &Target) -> Result<(), Trouble> {
+    async fn attempt(&self, backend: &BackendId, target: &Target, progress: &mut Progress) -> Result<(), Trouble> {
         let wanted = target.activation_scale.max(1);
         let enough = |known: &Known| known.replicas >= wanted;
         let sealed = self.seals.any(backend);
@@ -272,6 +302,11 @@ impl Inner {
             return Err(Trouble::Failing(failure.clone()));
         }
         let _place = self.limiter.enter().await;
+        if let (Some(claimer), Some(_)) = (&self.claimer, &target.standby)
+            && self.raise_parked(claimer, backend, target, progress).await?
+        {
+            return Ok(());
+        }
         // What was seen by watching saves a call; where it is old the write is refused.
         let known = match &target.known {
             Some(known) if !enough(known) => known.clone(),
@@ -301,6 +336,40 @@ impl Inner {
             Step::Nothing => {}
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Raises a Deployment that may be parked, by a write of itself. `false` where it has replicas enough and is like any.
+    async fn raise_parked(
+        &self,
+        claimer: &Claimer,
+        backend: &BackendId,
+        target: &Target,
+        progress: &mut Progress,
+    ) -> Result<bool, Refusal> {
+        let wanted = target.activation_scale.max(1);
+        // What was seen by watching is of one version, and the first write is conditioned on it.
+        let (known, parking) = match &target.known {
+            Some(known) if known.replicas < wanted => (known.clone(), target.standby.clone()),
+            _ => claimer.claims.read(target).await?,
+        };
+        let parked = parking.as_ref().is_some_and(|parking| parking.parked);
+        if known.replicas >= wanted && !parked {
+            return Ok(false);
+        }
+        let (from, to) = (known.replicas, known.replicas.max(wanted));
+        match claimer.raise(backend, target, (known, parking), to, progress).await? {
+            Raised::Done(after) => {
+                tracing::info!(%backend, from, to = after.replicas, "woken");
+                self.targets.learn(backend, Some(after));
+                if from > 0 {
+                    self.seals.release(backend);
+                }
+            }
+            Raised::ByAnother => tracing::debug!(%backend, "another activator wakes it"),
+        }
+        Ok(true)
     }
 }
 

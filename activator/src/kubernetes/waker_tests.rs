@@ -123,7 +123,7 @@ fn stage(replicas: i32) -> Stage {
     let server = Fake::new(replicas);
     let (targets, seals) = (Arc::new(Targets::default()), Arc::new(Seals::default()));
     let config = ClusterConfig::default();
-    let waker = ScaleWaker::new(&config, server.clone(), Arc::clone(&targets), Arc::clone(&seals));
+    let waker = ScaleWaker::new(&config, server.clone(), None, Arc::clone(&targets), Arc::clone(&seals));
     let backend = BackendId::new("ns/a");
     targets.set(&backend, Some(target()));
     Stage {

@@ -20,7 +20,7 @@ use kube::{
 };
 use pilotlight_manifests::{
     failure::{TROUBLES, Trouble},
-    kubernetes::{ACTIVATOR, LABEL_INFERENCE_SERVICE, LABEL_SERVICE_NAME},
+    kubernetes::{ACTIVATOR, LABEL_INFERENCE_SERVICE, LABEL_SERVICE_NAME, LABEL_STANDBY},
     v1beta1,
 };
 use serde::de::DeserializeOwned;
@@ -30,6 +30,7 @@ use super::{
     deployment::DeploymentView,
     index::{Key, Kind, Object},
     pod::PodView,
+    standby::StandbyPod,
 };
 use crate::random;
 
@@ -94,6 +95,7 @@ pub(crate) fn all(client: &Client, config: &ClusterConfig) -> (Vec<Source>, Chan
         add(Kind::Deployment, namespace, deployments(client, namespace));
         add(Kind::Pod, namespace, pods(client, namespace));
         add(Kind::Trouble, namespace, troubles(client, namespace));
+        add(Kind::Standby, namespace, standby(client, namespace));
     }
     add(Kind::Slice, Some(&config.namespace), slices(client, &config.namespace));
     (sources, stream::select_all(streams).boxed())
@@ -150,6 +152,13 @@ fn troubles(client: &Client, namespace: Option<&String>) -> BoxStream<'static, E
     let api: Api<ClusterEvent> = scoped(client, namespace);
     events(api, settings().fields(TROUBLES), |object, gone| {
         Object::Trouble((!gone).then(|| Trouble::of(object)).flatten().map(Box::new))
+    })
+}
+
+fn standby(client: &Client, namespace: Option<&String>) -> BoxStream<'static, Event> {
+    let api: Api<Pod> = scoped(client, namespace);
+    events(api, settings().labels(LABEL_STANDBY), |object, gone| {
+        Object::Standby((!gone).then(|| StandbyPod::of(object)).flatten().map(Box::new))
     })
 }
 

@@ -38,6 +38,7 @@ use super::{
     objects::Absent,
     pace::Pace,
     scaler::Reach,
+    standby::Wishes,
     status::{Transition, said},
 };
 
@@ -65,6 +66,8 @@ pub(crate) struct Context {
     /// Child objects that were seen to be deleted, so that what was applied is applied again.
     pub(crate) missing: Mutex<BTreeSet<Key>>,
     pub(crate) managed: Mutex<HashMap<Workload, Managed>>,
+    /// Started pods without a model.
+    pub(crate) standby: Wishes,
     pub(crate) counts: Arc<Counts>,
     pub(crate) activators: Activators,
     pub(crate) metrics: Metrics,
@@ -122,6 +125,7 @@ impl Context {
             slices: Mutex::default(),
             missing: Mutex::default(),
             managed: Mutex::default(),
+            standby: Wishes::default(),
             counts,
             metrics,
             queue,
@@ -188,6 +192,17 @@ impl Context {
         }
     }
 
+    /// Whether `considered` holds for every service that there is.
+    pub(crate) fn all_considered(&self, considered: impl Fn(&Key) -> bool) -> bool {
+        self.services.state().iter().all(|service| {
+            let metadata = &service.metadata;
+            considered(&(
+                metadata.namespace.clone().unwrap_or_default(),
+                metadata.name.clone().unwrap_or_default(),
+            ))
+        })
+    }
+
     /// Services that anything is kept of.
     pub(crate) fn known_services(&self) -> BTreeSet<Key> {
         let managed = self.managed.lock();
@@ -220,6 +235,7 @@ impl Context {
         let gone = Workload::stable(namespace, name);
         self.hidden.lock().retain(|workload, _| !workload.is_beside(&gone));
         self.managed.lock().retain(|workload, _| !workload.is_beside(&gone));
+        self.standby.forget(&key);
     }
 
     /// An API of any kind in a namespace.

@@ -11,8 +11,9 @@ use k8s_openapi::{
 use pilotlight_manifests::{
     failure::{PodFailure, Trouble, deployment_failure, in_the_making, pod_failure},
     kubernetes::{
-        ANNOTATION_TRAFFIC_PERCENT, ANNOTATION_WOKEN_AT, COMPONENT_PREDICTOR, LABEL_BACKEND, LABEL_COMPONENT,
-        LABEL_INFERENCE_SERVICE, LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY, Workload,
+        ANNOTATION_ARMED, ANNOTATION_CLAIMED_AT, ANNOTATION_CLAIMING, ANNOTATION_PARKED, ANNOTATION_TRAFFIC_PERCENT,
+        ANNOTATION_WOKEN_AT, COMPONENT_PREDICTOR, LABEL_BACKEND, LABEL_COMPONENT, LABEL_INFERENCE_SERVICE,
+        LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY, Workload,
     },
 };
 
@@ -43,6 +44,14 @@ pub(crate) struct DeploymentFacts {
     pub(crate) ours: bool,
     /// Whether all its pods are of the newest template and ready.
     pub(crate) rolled_out: bool,
+    /// Whether Kubernetes has seen it as it is and it has no pods.
+    pub(crate) settled: bool,
+    /// Revision and hash that it was paused with, for a standby pod.
+    pub(crate) parked: Option<String>,
+    /// The same once a standby pod may be claimed for it.
+    pub(crate) armed: Option<String>,
+    /// Who claims one.
+    pub(crate) claiming: Option<String>,
     /// Why it gets no pods at all.
     pub(crate) failure: Option<PodFailure>,
     pub(crate) deleting: bool,
@@ -65,6 +74,10 @@ pub(crate) struct PodFacts {
     pub(crate) served: bool,
     /// RFC 3339, so that the text orders as the time does.
     pub(crate) created: String,
+    /// When a standby pod was claimed, RFC 3339.
+    pub(crate) claimed_at: Option<String>,
+    /// Whether it has a controller.
+    pub(crate) owned: bool,
 }
 
 /// What is known of the cluster.
@@ -271,6 +284,22 @@ impl World {
         }
     }
 
+    /// Claimed standby pods of a service that have no controller, with the time at which they were claimed.
+    pub(crate) fn unowned(&self, service: &Key) -> Vec<(Key, String, String)> {
+        let workloads = [
+            Workload::stable(&service.0, &service.1),
+            Workload::canary(&service.0, &service.1),
+        ];
+        let pods = workloads.iter().flat_map(|workload| self.pods(workload));
+        let unowned = pods.filter(|pod| !pod.owned && !pod.terminating);
+        unowned
+            .filter_map(|pod| {
+                let at = pod.claimed_at.clone()?;
+                Some(((service.0.clone(), pod.name.clone()), pod.uid.clone(), at))
+            })
+            .collect()
+    }
+
     /// Pods that served and are in kubelet's pause between crashes: a new one starts without it.
     pub(crate) fn pausing(&self, service: &Key) -> Vec<(Key, String)> {
         let mut workloads = vec![Workload::stable(&service.0, &service.1)];
@@ -323,6 +352,10 @@ fn deployment_facts(deployment: &Deployment) -> DeploymentFacts {
             && all(status.updated_replicas)
             && all(status.replicas)
             && all(status.ready_replicas),
+        settled: status.observed_generation >= metadata.generation && status.replicas.unwrap_or(0) == 0,
+        parked: annotation(ANNOTATION_PARKED),
+        armed: annotation(ANNOTATION_ARMED),
+        claiming: annotation(ANNOTATION_CLAIMING),
         failure: deployment_failure(deployment),
         deleting: metadata.deletion_timestamp.is_some(),
     }
@@ -361,6 +394,16 @@ fn pod_facts(pod: &Pod, name: String) -> Option<PodFacts> {
         in_the_making: in_the_making(pod),
         backing_off,
         served: ready,
+        claimed_at: metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(ANNOTATION_CLAIMED_AT))
+            .cloned(),
+        owned: metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|owner| owner.controller == Some(true)),
         created: metadata
             .creation_timestamp
             .as_ref()

@@ -26,6 +26,10 @@ pub(crate) struct Metrics {
     pub(crate) services: IntGauge,
     /// Pods that served and crashed, deleted so that a new one starts without kubelet's pause.
     pub(crate) replaced: IntCounterVec,
+    /// Standby pods: `wanted`, `ready`.
+    pub(crate) standby: IntGaugeVec,
+    /// Steps by which Deployments are made ready for claims, and taken out of it: `park`, `arm`, `unpark`.
+    pub(crate) parkings: IntCounterVec,
 }
 
 impl Metrics {
@@ -50,7 +54,18 @@ impl Metrics {
             &["state"],
         )?;
         registry.register(Box::new(activators.clone()))?;
+        let standby = IntGaugeVec::new(
+            Opts::new("pilotlight_standby_pods", "Started pods without a model, by state"),
+            &["state"],
+        )?;
+        registry.register(Box::new(standby.clone()))?;
         Ok(Self {
+            standby,
+            parkings: counter(
+                "pilotlight_standby_parkings_total",
+                "Deployments made ready for a claim, by step",
+                &["step"],
+            )?,
             leader: gauge("pilotlight_controller_leader", "1 where this process leads")?,
             reconciles: counter("pilotlight_reconciles_total", "Reconciliations by result", &["result"])?,
             reconcile_seconds: seconds,

@@ -23,6 +23,7 @@ mod pace;
 mod reconcile;
 mod runtimes;
 mod scaler;
+mod standby;
 mod status;
 #[cfg(test)]
 mod testing;
@@ -136,6 +137,7 @@ impl ClusterController {
         tracing::info!("leading");
         tasks.spawn(reconcile::run(context.clone(), self.requests));
         tasks.spawn(autoscale::run(context.clone()));
+        tasks.spawn(standby::run(context.clone()));
         tasks.spawn(also);
         context.lead();
         context.enqueue_all().await;

@@ -30,6 +30,7 @@ use super::{
     },
     runtimes::{Runtime, reason, select},
     scaler::Reach,
+    standby::{UNOWNED_LIMIT, Wish, prepare, younger},
     status::{Invalid, Observed, Transition, same, status, transitions},
 };
 
@@ -166,6 +167,7 @@ async fn reconcile(object: &DynamicObject, context: &Context) -> Result<Done, Re
     let parsed = parse_object(&serde_json::to_value(object).unwrap_or_default());
     let Some(service) = parsed.services.into_iter().next().map(Arc::new) else {
         let invalid = Invalid::from_faults(&parsed.faults);
+        context.standby.keep(&key, &owner(object).uid);
         if !adopted {
             write_slices(context, object).await?;
             report(context, object, None, Some(invalid)).await?;
@@ -174,17 +176,21 @@ async fn reconcile(object: &DynamicObject, context: &Context) -> Result<Done, Re
     };
     if adopted {
         adopt(context, &service);
+        context.standby.set(&key, &owner(object).uid, Vec::new());
         return Ok("adopted".into());
     }
     let goal = match goal(context, object, &service) {
         Ok(goal) => goal,
         Err(invalid) => {
+            context.standby.keep(&key, &owner(object).uid);
             // What runs goes on as it is, and is scaled as before.
             report(context, object, Some((&service, None)), Some(invalid)).await?;
             return Ok("invalid".into());
         }
     };
     manage(context, &goal);
+    let wishes: Vec<Wish> = goal.plans.iter().filter_map(|plan| plan.standby.clone()).collect();
+    context.standby.set(&key, &owner(object).uid, wishes);
     let outcome = match apply(context, object, &goal).await {
         Ok(done) => Ok(done),
         Err(error) => match refused(&error) {
@@ -197,8 +203,47 @@ async fn reconcile(object: &DynamicObject, context: &Context) -> Result<Done, Re
     };
     write_slices(context, object).await?;
     replace_pausing(context, object).await;
+    let again = [
+        delete_unowned(context, &key).await,
+        park(context, &goal).await?,
+        outcome.as_ref().ok().and_then(|done| done.again),
+    ];
     report(context, object, Some((&service, Some(&goal.runtime))), None).await?;
-    outcome
+    outcome.map(|done| Done {
+        again: again.into_iter().flatten().min(),
+        ..done
+    })
+}
+
+/// Makes what sleeps ready for claims of standby pods; answers when to look again.
+async fn park(context: &Context, goal: &Goal) -> Result<Option<Duration>, ReconcileError> {
+    let mut again = None;
+    for plan in &goal.plans {
+        let when = prepare(context, plan)
+            .await
+            .map_err(api_error("preparing for a standby pod"))?;
+        again = again.into_iter().chain(when).min();
+    }
+    Ok(again)
+}
+
+/// Deletes claimed pods that no ReplicaSet took; answers when to look again.
+async fn delete_unowned(context: &Context, key: &Key) -> Option<Duration> {
+    let unowned = context.world.lock().unowned(key);
+    let now = Timestamp::now();
+    for (pod, uid, claimed_at) in &unowned {
+        let young = claimed_at
+            .parse::<Timestamp>()
+            .is_ok_and(|claimed_at| younger(claimed_at, UNOWNED_LIMIT, now));
+        if young {
+            continue;
+        }
+        match context.delete_pod(pod, uid).await {
+            Ok(()) => tracing::warn!(pod = pod.1, "a claimed pod that no ReplicaSet took was deleted"),
+            Err(error) => tracing::warn!(%error, pod = pod.1, "a claimed pod that nobody owns was not deleted"),
+        }
+    }
+    (!unowned.is_empty()).then_some(UNOWNED_LIMIT)
 }
 
 /// What the API server finds wrong with what the user wrote: to try again would change nothing.

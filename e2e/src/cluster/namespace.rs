@@ -77,6 +77,11 @@ spec:
         &self.name
     }
 
+    /// The cluster that it is in.
+    pub fn cluster(&self) -> &'static Cluster {
+        self.cluster
+    }
+
     /// A service of the model file `model`, as [`Manifest::new`] makes it, in this namespace, so modest that twenty fit on a node.
     pub fn service(&self, name: &str, model: &str) -> Manifest {
         let manifest = Manifest::new(name, format!("pvc://models/{model}"));

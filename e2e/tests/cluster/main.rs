@@ -7,4 +7,5 @@ mod crowds;
 mod faults;
 mod install;
 mod itself;
+mod standby;
 mod trace;

@@ -196,6 +196,15 @@ pub(super) const TABLE: &[Annotation] = &[
         effect: Effect::Set(|settings, given| settings.scaling.max_scale_down_rate = given.number()),
     },
     Annotation {
+        name: "pilotlight.dev/standby",
+        alias: None,
+        form: Form::Integer { min: 0, max: 1000 },
+        default: "no part in it",
+        meaning: "in Kubernetes: started pods without a model that a wake claims, shared by the services of a namespace whose pod \
+                  template is the same; the largest number counts, and 0 shares without asking for any",
+        effect: Effect::Set(|settings, given| settings.scaling.standby = Some(given.integer())),
+    },
+    Annotation {
         name: "pilotlight.dev/queue-size",
         alias: None,
         form: Form::Integer { min: 1, max: 1_000_000 },

@@ -54,6 +54,8 @@ pub(crate) enum Target<'p> {
     V2Load(&'p str),
     /// `POST /v2/repository/models/{m}/unload`.
     V2Unload(&'p str),
+    /// `POST /v2/standby`.
+    V2Standby,
 }
 
 const GET: &str = "GET, HEAD";
@@ -118,6 +120,7 @@ fn v2<'p>(path: &'p str, part: &str, rest: &[&'p str]) -> Result<(Target<'p>, &'
         ("", []) => Ok((Target::V2Server, GET)),
         ("health", ["live"]) => Ok((Target::V2Live, GET)),
         ("health", ["ready"]) => Ok((Target::V2Ready, GET)),
+        ("standby", []) => Ok((Target::V2Standby, POST)),
         ("repository", ["index"]) => Ok((Target::V2Index, POST)),
         ("models", []) => Ok((Target::V2Models, GET)),
         ("models", ["stats"]) => Ok((Target::V2Stats(None), GET)),
@@ -197,6 +200,7 @@ mod tests {
             Ok(Target::V2Infer(version_1("iris")))
         );
         assert_eq!(post("/v2/repository/index"), Ok(Target::V2Index));
+        assert_eq!(post("/v2/standby"), Ok(Target::V2Standby));
         assert_eq!(post("/v2/repository/models/iris/load"), Ok(Target::V2Load("iris")));
         assert_eq!(post("/v2/repository/models/iris/unload"), Ok(Target::V2Unload("iris")));
         assert_eq!(get("/v2/models/iris/config"), Ok(Target::V2Config(of("iris"))));

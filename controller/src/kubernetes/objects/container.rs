@@ -2,7 +2,7 @@
 
 use pilotlight_manifests::{
     Service, Storage,
-    kubernetes::{CONTAINER, DATA_PORT, MODEL_PATH, PORT_NAME},
+    kubernetes::{ANNOTATION_MODEL, CONTAINER, DATA_PORT, MODEL_PATH, PORT_NAME},
 };
 use serde_json::{Map, Value, json};
 
@@ -43,13 +43,19 @@ pub(super) fn containers(service: &Service, runtime: &Runtime, settings: &Settin
 
 fn own(service: &Service, settings: &Settings) -> Result<Value, NoRuntime> {
     let given = &service.cluster.container;
+    // A pod that may get any model has to say that it is ready without one.
+    let ready = if is_generic(service) {
+        "/v2/health/ready".to_owned()
+    } else {
+        format!("/v2/models/{}/ready", service.name)
+    };
     let mut container = json!({
         "name": CONTAINER,
         "image": image(service, settings),
         "args": arguments(service, settings)?,
         "ports": [{ "name": PORT_NAME, "containerPort": DATA_PORT, "protocol": "TCP" }],
         "readinessProbe": {
-            "httpGet": { "path": format!("/v2/models/{}/ready", service.name), "port": PORT_NAME },
+            "httpGet": { "path": ready, "port": PORT_NAME },
             "periodSeconds": 1,
             "timeoutSeconds": 1,
             "failureThreshold": 3,
@@ -74,6 +80,15 @@ fn own(service: &Service, settings: &Settings) -> Result<Value, NoRuntime> {
         if given.contains_key(key) {
             container.as_object_mut().map(|object| object.remove(key));
         }
+    }
+    if is_generic(service) {
+        let field = |path: String| json!({ "fieldRef": { "fieldPath": path } });
+        let model = field(format!("metadata.annotations['{ANNOTATION_MODEL}']"));
+        let variables = json!([
+            { "name": "ASSIGNED_MODEL", "valueFrom": model },
+            { "name": "STANDBY_KEY", "valueFrom": field("metadata.uid".to_owned()) },
+        ]);
+        merge(&mut container, &json!({ "env": variables }));
     }
     if let Some(limit) = service.container_concurrency {
         // Variables that a runtime does not know do no harm, unlike flags.
@@ -102,8 +117,13 @@ fn image(service: &Service, settings: &Settings) -> String {
     gpu.unwrap_or(&settings.image).clone()
 }
 
-/// The command line of our own runtime; what the manifest sets by a variable is left to the variable.
-fn arguments(service: &Service, settings: &Settings) -> Result<Vec<String>, NoRuntime> {
+/// Whether the pod names no model, so that one that was started ahead may become it.
+pub(super) fn is_generic(service: &Service) -> bool {
+    service.scaling.standby.is_some()
+}
+
+/// The model as our own runtime's flag takes it, `{name}={path or URI}`.
+pub(super) fn model(service: &Service) -> Result<String, NoRuntime> {
     let model = match &service.storage {
         Storage::Claim { path, .. } if path.is_empty() => MODEL_PATH.to_owned(),
         Storage::Claim { path, .. } => format!("{MODEL_PATH}/{path}"),
@@ -117,11 +137,16 @@ fn arguments(service: &Service, settings: &Settings) -> Result<Vec<String>, NoRu
             });
         }
     };
-    let mut arguments = vec![
-        "runtime".to_owned(),
-        "--model".to_owned(),
-        format!("{}={model}", service.name),
-    ];
+    Ok(format!("{}={model}", service.name))
+}
+
+/// The command line of our own runtime; what the manifest sets by a variable is left to the variable.
+fn arguments(service: &Service, settings: &Settings) -> Result<Vec<String>, NoRuntime> {
+    let model = model(service)?;
+    let mut arguments = vec!["runtime".to_owned()];
+    if !is_generic(service) {
+        arguments.extend(["--model".to_owned(), model]);
+    }
     let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
     option("--http-address", format!("0.0.0.0:{DATA_PORT}"));
     for (flag, value) in flags::batching(&service.batching, |variable| service.env.contains_key(variable)) {

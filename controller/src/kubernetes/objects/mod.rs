@@ -3,12 +3,13 @@
 mod container;
 mod network;
 mod pod;
+mod standby;
 
 use pilotlight_manifests::{
     Service,
     kubernetes::{
-        ANNOTATION_ACTIVATION_SCALE, ANNOTATION_CONTAINER_CONCURRENCY, ANNOTATION_PROBE_PATH, ANNOTATION_STOPPED,
-        ANNOTATION_TRAFFIC_PERCENT, COMPONENT_PREDICTOR, LABEL_APP, LABEL_BACKEND, LABEL_COMPONENT,
+        ANNOTATION_ACTIVATION_SCALE, ANNOTATION_CONTAINER_CONCURRENCY, ANNOTATION_PROBE_PATH, ANNOTATION_STANDBY_GROUP,
+        ANNOTATION_STOPPED, ANNOTATION_TRAFFIC_PERCENT, COMPONENT_PREDICTOR, LABEL_APP, LABEL_BACKEND, LABEL_COMPONENT,
         LABEL_INFERENCE_SERVICE, LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY, Workload, predictor,
     },
 };
@@ -16,7 +17,11 @@ use pilotlight_storage::sha256;
 use serde_json::{Map, Value, json};
 
 pub(crate) use self::network::{Endpoint, endpoint_slice, slice_digest, slice_name, value_digest};
-use crate::kubernetes::runtimes::{NoRuntime, Runtime};
+pub(crate) use self::standby::{Group, standby};
+use crate::kubernetes::{
+    runtimes::{NoRuntime, Runtime},
+    standby::Wish,
+};
 
 /// Annotation on a Deployment: the digest of everything that was applied with it, so that nothing is written twice.
 pub(crate) const ANNOTATION_APPLIED: &str = "pilotlight.dev/applied";
@@ -49,6 +54,8 @@ pub(crate) struct DeploymentPlan {
     /// Replicas where it is created.
     pub(crate) initial: u32,
     pub(crate) object: Value,
+    /// The standby pods that its wakes may claim.
+    pub(crate) standby: Option<Wish>,
 }
 
 /// An object that must not be there.
@@ -82,7 +89,11 @@ pub(crate) fn deployment(
     let mut template = pod::template(service, runtime, settings, &workload)?;
     let revision = digest(&template, REVISION_DIGITS);
     template["metadata"]["labels"][LABEL_REVISION] = revision.as_str().into();
+    let standby = standby::wish(service, runtime, &template);
     let mut annotations = Map::new();
+    if let Some(wish) = &standby {
+        annotations.insert(ANNOTATION_STANDBY_GROUP.to_owned(), wish.group.as_str().into());
+    }
     annotations.insert(LABEL_REVISION.to_owned(), revision.as_str().into());
     let scale = service.scaling.activation_scale.max(1);
     annotations.insert(ANNOTATION_ACTIVATION_SCALE.to_owned(), scale.to_string().into());
@@ -111,7 +122,8 @@ pub(crate) fn deployment(
         "spec": {
             "selector": { "matchLabels": { LABEL_APP: workload.app() } },
             "strategy": strategy(&service.cluster.strategy),
-            "revisionHistoryLimit": 2,
+            // One of a former revision would be what a parked Deployment raises.
+            "revisionHistoryLimit": if standby.is_some() { 0 } else { 2 },
             "progressDeadlineSeconds": 600,
             "template": template,
         },
@@ -121,6 +133,7 @@ pub(crate) fn deployment(
         workload,
         revision,
         object,
+        standby,
     })
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use pilotlight_manifests::{
     Service, Storage,
-    kubernetes::{COMPONENT_PREDICTOR, LABEL_APP, LABEL_BACKEND, LABEL_COMPONENT, LABEL_INFERENCE_SERVICE, Workload},
+    kubernetes::{
+        ANNOTATION_MODEL, COMPONENT_PREDICTOR, LABEL_APP, LABEL_BACKEND, LABEL_COMPONENT, LABEL_INFERENCE_SERVICE,
+        Workload,
+    },
 };
 use serde_json::{Map, Value, json};
 
@@ -84,6 +87,9 @@ pub(super) fn template(
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
+    if *runtime == Runtime::Own && container::is_generic(service) {
+        annotations.insert(ANNOTATION_MODEL.to_owned(), container::model(service)?);
+    }
     let mut metadata = json!({ "labels": labels });
     if !annotations.is_empty() {
         metadata["annotations"] = json!(annotations);

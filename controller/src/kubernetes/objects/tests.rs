@@ -236,3 +236,77 @@ fn a_disruption_budget_stands_only_where_two_replicas_are_promised() {
     assert_eq!(two.absent, []);
     assert_eq!(two.present[2]["spec"]["maxUnavailable"], 1);
 }
+
+/// A service of a claim with this name, model file and number of standby pods.
+fn shared(name: &str, file: &str, standby: u32) -> (Service, Owner) {
+    let mut service = onnx(json!({}));
+    service.name = name.to_owned();
+    service.scaling.standby = Some(standby);
+    service.storage = pilotlight_manifests::Storage::Claim {
+        claim: "models".to_owned(),
+        path: file.to_owned(),
+    };
+    let owner = Owner {
+        name: name.to_owned(),
+        ..owner()
+    };
+    (service, owner)
+}
+
+#[test]
+fn services_whose_pods_are_the_same_but_for_the_model_share_standby_pods() {
+    let plan =
+        |(service, owner): (Service, Owner)| deployment(&service, &Runtime::Own, &settings(), &owner, None).unwrap();
+    let (one, two) = (plan(shared("a", "a.onnx", 1)), plan(shared("b", "b.onnx", 0)));
+    let wish = one.standby.clone().unwrap();
+    assert_eq!(wish.group, two.standby.as_ref().unwrap().group);
+    assert_eq!((wish.count, two.standby.as_ref().unwrap().count), (1, 0));
+    assert_eq!(
+        one.object["metadata"]["annotations"]["pilotlight.dev/standby-group"],
+        wish.group
+    );
+    let template = &one.object["spec"]["template"];
+    assert_eq!(
+        template["metadata"]["annotations"]["pilotlight.dev/model"],
+        "a=/mnt/models/a.onnx"
+    );
+    assert_ne!(one.revision, two.revision, "another model is another revision");
+    let main = container(&one);
+    assert!(!main["args"].to_string().contains("a.onnx"), "{main}");
+    assert_eq!(main["readinessProbe"]["httpGet"]["path"], "/v2/health/ready");
+    assert_eq!(
+        main["env"][0]["valueFrom"]["fieldRef"]["fieldPath"],
+        "metadata.annotations['pilotlight.dev/model']"
+    );
+
+    let (mut other, owner) = shared("c", "c.onnx", 1);
+    other.timeout = std::time::Duration::from_secs(60);
+    assert_ne!(
+        plan((other, owner)).standby.unwrap().group,
+        wish.group,
+        "another pod is another group"
+    );
+    assert_eq!(self::plan(&onnx(json!({}))).standby, None);
+}
+
+#[test]
+fn a_group_belongs_to_all_its_services_and_is_no_service_s_pod() {
+    let (service, owner) = shared("a", "a.onnx", 2);
+    let wish = deployment(&service, &Runtime::Own, &settings(), &owner, None)
+        .unwrap()
+        .standby
+        .unwrap();
+    let owners = [("a", "1"), ("b", "2")].map(|(name, uid)| (name.to_owned(), uid.to_owned()));
+    let object = standby(&Group {
+        namespace: "shop".to_owned(),
+        name: wish.group.clone(),
+        count: wish.count,
+        spec: wish.spec,
+        owners: owners.into(),
+    });
+    assert_eq!(object["metadata"]["name"], format!("pilotlight-standby-{}", wish.group));
+    assert_eq!(object["metadata"]["ownerReferences"].as_array().unwrap().len(), 2);
+    assert_eq!(object["spec"]["replicas"], 2);
+    let labels = object["spec"]["template"]["metadata"]["labels"].as_object().unwrap();
+    assert_eq!(labels.keys().collect::<Vec<_>>(), ["pilotlight.dev/standby-group"]);
+}
