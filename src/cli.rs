@@ -37,7 +37,7 @@ pub(crate) enum Command {
     /// Print the CustomResourceDefinitions for Kubernetes.
     Crds(CrdsArgs),
     /// Serve models in this process: what `up` starts for each replica.
-    Runtime(Box<pilotlight_runtime::Args>),
+    Runtime(Box<pilotlight_runtime::Command>),
     /// Run the proxy alone, in a Kubernetes cluster or beside one.
     Activator(Box<activator::Args>),
     /// Run the controller of a Kubernetes cluster.
@@ -104,6 +104,8 @@ mod tests {
             "pilotlight crds",
             "pilotlight crds --keda",
             "pilotlight runtime --model iris=iris.onnx --http-address 127.0.0.1:8081",
+            "pilotlight runtime --model iris=iris.onnx --device cuda:1 --precision bf16",
+            "pilotlight runtime prepare iris.onnx --max-batch-size 8 --device cuda",
             "pilotlight activator --http-address 0.0.0.0:8080 --watch-namespace a,b --domain models.lan",
             "pilotlight controller --keda",
             "pilotlight activator --keda",
@@ -125,6 +127,8 @@ mod tests {
             "pilotlight predict iris",
             "pilotlight predict iris --data {} --protocol v3",
             "pilotlight logs iris --tail -1",
+            "pilotlight runtime prepare",
+            "pilotlight runtime --model iris=iris.onnx prepare iris.onnx",
             "pilotlight get --server nowhere",
         ] {
             assert!(parse(line).is_err(), "{line}");

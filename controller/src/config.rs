@@ -87,9 +87,13 @@ pub struct LocalConfig {
     /// A longer log line is cut here. Default 8 KiB.
     pub log_line_bytes: usize,
     /// Variables of our own environment that runtimes inherit; they get no others but the manifest's.
-    /// Default PATH, HOME, LANG, TZ, TMPDIR, LD_LIBRARY_PATH, RUST_LOG, RUST_BACKTRACE, and OpenTelemetry's for traces but the
+    /// Default PATH, HOME, LANG, TZ, TMPDIR, LD_LIBRARY_PATH, RUST_LOG, RUST_BACKTRACE, CUDA's folders (CUDA_PATH, CUDA_CACHE_PATH),
+    /// PILOTLIGHT_PREPARED_DIR, and OpenTelemetry's for traces but the
     /// service's name.
     pub inherited_env: Vec<String>,
+    /// GPUs that replicas may be given, as `CUDA_VISIBLE_DEVICES` names them: numbers or UUIDs. Default: those of that variable, else
+    /// all that have a device file (`/dev/nvidia0` and so on).
+    pub gpus: Vec<String>,
 }
 
 impl LocalConfig {
@@ -113,6 +117,9 @@ impl LocalConfig {
             "LD_LIBRARY_PATH",
             "RUST_LOG",
             "RUST_BACKTRACE",
+            "CUDA_PATH",
+            "CUDA_CACHE_PATH",
+            "PILOTLIGHT_PREPARED_DIR",
             "OTEL_BSP_SCHEDULE_DELAY",
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "OTEL_EXPORTER_OTLP_HEADERS",
@@ -133,6 +140,7 @@ impl LocalConfig {
             log_bytes: 256 << 10,
             log_line_bytes: 8 << 10,
             inherited_env: inherited.map(str::to_owned).to_vec(),
+            gpus: crate::local::gpus_here(),
         }
     }
 }

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use pilotlight_activator::{BackendId, Endpoint, EndpointId, WakeReason};
-use pilotlight_manifests::Batching;
+use pilotlight_manifests::{Batching, Devices};
 use pilotlight_storage::Fetched;
 
 /// Digest of everything that takes a new process to change. Compared by text; short enough to read.
@@ -69,6 +69,8 @@ pub struct RuntimeSpec {
     pub args: Vec<String>,
     /// Environment added to the platform's minimal one.
     pub env: BTreeMap<String, String>,
+    /// What it computes on.
+    pub devices: Devices,
     /// The batch former's options.
     pub batching: Batching,
     /// The runtime's deadline for one request.

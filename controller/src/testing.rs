@@ -61,6 +61,7 @@ pub(crate) fn service(name: &str) -> Service {
         scaling: scaling(),
         container_concurrency: None,
         timeout: Duration::from_secs(5),
+        devices: pilotlight_manifests::Devices::default(),
         batching: Batching {
             max_batch_size: NonZeroU32::new(32).unwrap(),
             max_latency: Duration::ZERO,

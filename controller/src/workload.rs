@@ -28,6 +28,7 @@ pub(crate) fn workload(service: &Service, model: &Model) -> Workload {
             hold: model.hold.clone(),
             args: service.args.clone(),
             env: service.env.clone(),
+            devices: service.devices.clone(),
             batching: service.batching.clone(),
             timeout: service.timeout,
         },
@@ -54,6 +55,8 @@ fn revision(service: &Service, digest: &str) -> Revision {
         service.batching.default_priority,
         service.batching.preferred_batch_sizes,
         service.batching.adaptive,
+        service.devices.gpus,
+        service.devices.precision,
     ]);
     // Reading from memory can't fail, and an empty digest would only cost a roll-over.
     let whole = sha256(parts.to_string().as_bytes());
@@ -105,6 +108,9 @@ mod tests {
         let mut slower = base.clone();
         slower.timeout *= 2;
         assert_ne!(first, revision(&slower));
+        let mut on_gpu = base.clone();
+        on_gpu.devices.gpus = 1;
+        assert_ne!(first, revision(&on_gpu));
         let mut with_env = base.clone();
         with_env.env.insert("A".into(), "b".into());
         assert_ne!(first, revision(&with_env));

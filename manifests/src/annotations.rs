@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) scaling: Scaling,
     pub(crate) batching: Batching,
     pub(crate) activation: Activation,
+    /// `precision`.
+    pub(crate) precision: Option<&'static str>,
     /// `target`, unless the manifest's `scaleTarget` is given.
     pub(crate) target: Option<f64>,
     /// `initial-scale`; its default follows from `minReplicas`.
@@ -93,6 +95,7 @@ pub(crate) enum Given {
     Bytes(usize),
     Bool(bool),
     Integers(Vec<u32>),
+    Word(&'static str),
     Text,
 }
 
@@ -119,6 +122,11 @@ impl Given {
 
     fn integers(&self) -> &[u32] {
         if let Self::Integers(values) = self { values } else { &[] }
+    }
+
+    /// One of the words allowed.
+    fn word(&self) -> Option<&'static str> {
+        if let Self::Word(word) = self { Some(word) } else { None }
     }
 
     fn bool(&self) -> bool {
@@ -250,7 +258,7 @@ fn value(text: &str, form: Form) -> Result<Given, String> {
             .collect::<Option<Vec<u32>>>()
             .map(Given::Integers),
         Form::Bool => text.parse().ok().map(Given::Bool),
-        Form::Word { allowed, .. } => allowed.contains(&text).then_some(Given::Text),
+        Form::Word { allowed, .. } => allowed.iter().find(|word| **word == text).map(|word| Given::Word(word)),
         Form::Any => Some(Given::Text),
     }
     .ok_or_else(|| match form {

@@ -65,6 +65,11 @@ fn parse_one(object: &Value) -> Parsed {
     for service in &mut parsed.services {
         service.object = object.clone();
         service.cluster = std::mem::take(&mut taken.cluster);
+        service.devices.gpus = service
+            .cluster
+            .container
+            .get("resources")
+            .map_or(0, crate::devices::gpus);
         if let Some(storage) = taken.storage.take() {
             service.storage = storage;
         }
@@ -333,6 +338,7 @@ mod tests {
         assert_eq!(service.cluster.pod["nodeSelector"]["gpu"], "true");
         assert_eq!(service.cluster.container["env"], env);
         assert_eq!(service.cluster.container["resources"]["limits"]["nvidia.com/gpu"], 1);
+        assert_eq!(service.devices.gpus, 1);
         assert_eq!(service.env, [("MAX_BATCH_SIZE".to_owned(), "4".to_owned())].into());
         assert_eq!(service.args, ["--device", "cpu"]);
         assert_eq!(service.cluster.strategy["type"], "Recreate");

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration}
 
 use serde_json::{Map, Value};
 
+use crate::Devices;
+
 /// Where a document came from, for messages and for `delete`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -130,6 +132,8 @@ pub struct Service {
     pub container_concurrency: Option<NonZeroU32>,
     /// The runtime's deadline for a request from its arrival there. `timeout`, default 5 s.
     pub timeout: Duration,
+    /// What a replica computes on.
+    pub devices: Devices,
     /// Batching.
     pub batching: Batching,
     /// The activator's bounds.

@@ -12,6 +12,7 @@ mod canary;
 mod check;
 mod cluster;
 mod crd;
+mod devices;
 mod documents;
 mod duration;
 pub mod effective;
@@ -40,6 +41,7 @@ use std::path::Path;
 
 pub use cluster::{parse_object, parse_runtime};
 pub use crd::{CRD_FILES, crds, document};
+pub use devices::{Devices, GPU_RESOURCE};
 pub use effective::{Activation, AutoscalerClass, Batching, Canary, Cluster, Scaling, Service, Source, Storage};
 pub use fault::Fault;
 pub use reference::{annotations_table, fields_table, known_table};

@@ -5,12 +5,13 @@ use std::{num::NonZeroU32, path::Path, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    Batching, Fault, Service, Source, annotations,
+    Batching, Devices, Fault, GPU_RESOURCE, Service, Source, annotations,
     annotations::Settings,
+    devices::DEFAULT_PRECISION,
     report::Report,
     storage,
     tree::Node,
-    v1beta1::{EnvVar, InferenceService, Metadata, Model, Predictor, ProtocolVersion, ScaleMetric},
+    v1beta1::{EnvVar, InferenceService, Metadata, Model, Predictor, ProtocolVersion, Resources, ScaleMetric},
 };
 
 /// KServe's workloads are called `{name}-predictor`, and that is a label of 63 characters.
@@ -54,6 +55,7 @@ pub(crate) fn build(root: &Node, checked: Value, file: &Path, report: &mut Repor
         scaling,
         batching,
         activation,
+        precision,
         ..
     } = settings;
     Some(Service {
@@ -65,6 +67,10 @@ pub(crate) fn build(root: &Node, checked: Value, file: &Path, report: &mut Repor
         },
         object: root.to_json(),
         storage: storage?,
+        devices: Devices {
+            gpus: crate::devices::gpus(&serde_json::to_value(&model.resources).unwrap_or_default()),
+            precision: precision.unwrap_or(DEFAULT_PRECISION),
+        },
         args: model.args,
         env: model
             .env
@@ -80,6 +86,12 @@ pub(crate) fn build(root: &Node, checked: Value, file: &Path, report: &mut Repor
         activation,
         cluster: crate::Cluster::default(),
     })
+}
+
+/// Whether resources ask for anything but GPUs, which a local replica is given.
+fn is_unenforced(resources: &Resources) -> bool {
+    let mut all = resources.limits.keys().chain(resources.requests.keys());
+    all.any(|name| name != GPU_RESOURCE)
 }
 
 /// The runtime's deadline for a request where the manifest has none.
@@ -214,7 +226,7 @@ impl Rules<'_, '_> {
                 "gRPC is not supported yet: V1 and V2 are answered over HTTP",
             );
         }
-        if model.resources.is_some() {
+        if model.resources.as_ref().is_some_and(is_unenforced) {
             self.warning(
                 &[key, "resources"],
                 "checked, but not enforced yet: a replica is a local process without limits",

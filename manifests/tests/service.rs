@@ -189,3 +189,31 @@ fn a_stopped_service_has_no_replica_at_all() {
     );
     assert_eq!(only(&text.replace("true", "false")).scaling.max_replicas, Some(3));
 }
+
+#[test]
+fn a_gpu_is_asked_for_by_resources_and_computes_as_the_annotation_says() {
+    let with = |model: &str, annotations: &str| {
+        let text = minimal(annotations).replace("storageUri: iris.onnx", &format!("storageUri: iris.onnx\n{model}"));
+        let parsed = parse(&text, Path::new("/srv/m.yaml"));
+        assert_eq!(parsed.faults, []);
+        (parsed.services[0].devices.clone(), parsed.warnings)
+    };
+    let gpu = "      resources: {limits: {nvidia.com/gpu: 1}}";
+    let (devices, warnings) = with(gpu, "  annotations: {pilotlight.dev/precision: bf16}\n");
+    assert_eq!((devices.gpus, devices.precision), (1, "bf16"));
+    assert_eq!(warnings, [], "a GPU is given, not ignored");
+    let (devices, _) = with("", "");
+    assert_eq!((devices.gpus, devices.precision), (0, "f32"));
+    let (devices, warnings) = with("      resources: {limits: {cpu: 1}}", "");
+    assert_eq!((devices.gpus, warnings.len()), (0, 1));
+}
+
+#[test]
+fn a_precision_that_there_is_not_is_a_fault() {
+    let text = minimal("  annotations: {pilotlight.dev/precision: fp16}\n");
+    let faults = parse(&text, Path::new("/srv/m.yaml")).faults;
+    assert!(
+        faults[0].to_string().contains("`bf16`") || faults[0].to_string().contains("bf16"),
+        "{faults:?}"
+    );
+}

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use pilotlight_cuda::Precision;
+
+use crate::device::DeviceArg;
+
 /// Serves ONNX models over HTTP: the protocols V1, V2 and /predict, with dynamic batching.
 ///
 /// Variables give the defaults of their flags; a flag wins over its variable.
@@ -99,9 +103,22 @@ pub struct Args {
     #[arg(long, value_name = "N", env = "MAX_CONNECTIONS", default_value_t = 4096, value_parser = bounded(1, 1_000_000))]
     pub max_connections: usize,
 
-    /// Where models run. `auto` takes the best device there is.
+    /// Where models run: `auto` (a GPU where there is one and all that it needs, else the CPU), `cpu`, `cuda` or `cuda:N`.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceArg,
+
+    /// How a GPU computes FP32: `f32` (strict, without tensor cores), `tf32`, `f16` or `bf16`. The CPU computes in f32 and
+    /// refuses the last two.
+    #[arg(long, value_name = "PRECISION", env = "PRECISION", default_value = "f32")]
+    pub precision: Precision,
+
+    /// Whether batches are filled up to 1, 2, 4, ... rows, the sizes that `prepare` compiles for. Default: on a GPU yes, else no.
+    #[arg(long, value_name = "BOOL", env = "PAD_BATCHES", action = clap::ArgAction::Set)]
+    pub pad_batches: Option<bool>,
+
+    /// Where preparations and compiled kernels are kept. Default: the folder `prepared` in that of `--cache-dir`.
+    #[arg(long, value_name = "DIR", env = "PILOTLIGHT_PREPARED_DIR")]
+    pub prepared_dir: Option<PathBuf>,
 
     /// Threads that a model runs on. Default: one per core.
     #[arg(long, value_name = "N", env = "THREADS", value_parser = bounded(1, 4096))]
@@ -145,6 +162,76 @@ pub struct Args {
     /// taken for the others.
     #[arg(long = "dim", value_name = "SYMBOL=SIZE", requires = "explain")]
     pub dims: Vec<DimArg>,
+}
+
+/// `pilotlight runtime`: serves, or does what its subcommand says.
+#[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Command {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub instead: Option<Instead>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: Args,
+}
+
+/// What the runtime does besides serving.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Instead {
+    /// Compile a model's kernels ahead, for each size of a batch, so that no wake does; needs the same program, GPU and driver that
+    /// will serve. Prints one JSON line for each size.
+    Prepare(PrepareArgs),
+}
+
+/// `prepare`: flags mean what they do for serving, and have to be the same.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PrepareArgs {
+    /// The ONNX file, or the URI to fetch it from.
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+
+    /// The largest batch.
+    #[arg(long, value_name = "ROWS", env = "MAX_BATCH_SIZE", default_value_t = 32, value_parser = bounded(1, 65_536))]
+    pub max_batch_size: usize,
+
+    /// Where the model will run.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceArg,
+
+    /// How a GPU computes FP32.
+    #[arg(long, value_name = "PRECISION", env = "PRECISION", default_value = "f32")]
+    pub precision: Precision,
+
+    /// Where preparations are kept.
+    #[arg(long, value_name = "DIR", env = "PILOTLIGHT_PREPARED_DIR")]
+    pub prepared_dir: Option<PathBuf>,
+
+    /// Where models of URIs are kept.
+    #[arg(long, value_name = "DIR", env = "PILOTLIGHT_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// Threads that a model runs on, on the CPU.
+    #[arg(long, value_name = "N", env = "THREADS", value_parser = bounded(1, 4096))]
+    pub threads: Option<usize>,
+}
+
+impl From<&PrepareArgs> for Args {
+    /// The flags of a runtime that would serve it; those that `prepare` does not have are at their defaults.
+    fn from(given: &PrepareArgs) -> Self {
+        let command = <Self as clap::Args>::augment_args(clap::Command::new("runtime").no_binary_name(true));
+        let matches = command.get_matches_from(std::iter::empty::<&str>());
+        // Every flag has a default or is an option.
+        let mut args = <Self as clap::FromArgMatches>::from_arg_matches(&matches)
+            .unwrap_or_else(|error| unreachable!("the defaults are valid: {error}"));
+        args.max_batch_size = given.max_batch_size;
+        args.device = given.device;
+        args.precision = given.precision;
+        args.prepared_dir.clone_from(&given.prepared_dir);
+        args.cache_dir.clone_from(&given.cache_dir);
+        args.threads = given.threads;
+        args
+    }
 }
 
 /// `SYMBOL=SIZE` of `--dim`.
@@ -218,15 +305,6 @@ pub enum ModelControl {
     None,
     /// Clients too.
     Explicit,
-}
-
-/// Where models run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum DeviceArg {
-    /// The best device there is.
-    Auto,
-    /// The processor.
-    Cpu,
 }
 
 /// The checked configuration.
@@ -480,6 +558,8 @@ mod tests {
             (&["--model", "a/b=x.onnx"], "--model", "A-Z a-z 0-9"),
             (&["--http-address", "8080"], "--http-address", "invalid socket address"),
             (&["--device", "tpu"], "--device", "cpu"),
+            (&["--device", "cuda:x"], "--device", "cuda:1"),
+            (&["--precision", "fp16"], "--precision", "f16"),
         ] {
             let error = parse(args).unwrap_err();
             assert!(error.contains(flag) && error.contains(remedy), "{args:?}: {error}");

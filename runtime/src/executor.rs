@@ -1,4 +1,5 @@
-//! The executor: one OS thread per device that owns its runs.
+//! The executor: one OS thread per device that owns its runs, and where copies to the device can hide behind runs one more that
+//! stages them, one batch ahead.
 //!
 //! Puts a batch together along dimension 0, runs the model, takes the outputs apart by rows. A run that fails or panics harms
 //! nobody else: a failed batch is run again one by one, so that only the request at fault gets the error; not so for a model that
@@ -12,70 +13,141 @@ use pilotlight_engine::{Data, RunError, Tensor};
 use tokio::time::Instant;
 
 use crate::error::InferError;
-use crate::scheduler::{Answer, Device, Job, Run, Timings};
+use crate::model::Staged;
+use crate::scheduler::{Answer, Completion, Device, Job, Run, Timings};
 use crate::served::Served;
 
-/// The executor thread. Ends when this is dropped and its last run is done.
+/// The executor's threads. They end when this is dropped and their last run is done.
 pub(crate) struct Executor {
     runs: mpsc::SyncSender<Run>,
+    depth: usize,
 }
 
 impl Executor {
-    /// Starts the thread.
+    /// Starts the thread; with `ahead` a second one, that puts the next batch together and copies it to the device while the first
+    /// runs the one before.
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub(crate) fn spawn() -> std::io::Result<Self> {
-        // One place: the scheduler starts a run only when the one before is done.
-        let (runs, inbox) = mpsc::sync_channel::<Run>(1);
-        std::thread::Builder::new().name("executor".into()).spawn(move || {
-            while let Ok(run) = inbox.recv() {
-                let mut next = Some(run);
-                while let Some(run) = next {
-                    // Catches a bug of our own; the model's panics are caught closer by. Unwinding drops the run, which
-                    // frees the device and sends whatever comes next through the channel.
-                    next = catch_unwind(AssertUnwindSafe(|| execute(run))).unwrap_or(None);
+    pub(crate) fn spawn(ahead: bool) -> std::io::Result<Self> {
+        let depth = if ahead { 2 } else { 1 };
+        // As many places as the scheduler gives runs at a time.
+        let (runs, inbox) = mpsc::sync_channel::<Run>(depth);
+        if ahead {
+            let (loaded, ready) = mpsc::sync_channel::<Loaded>(1);
+            thread("loader", move || {
+                while let Ok(run) = inbox.recv() {
+                    // As below; dropping the run frees its place.
+                    let Ok(run) = catch_unwind(AssertUnwindSafe(|| load(run))) else {
+                        continue;
+                    };
+                    if loaded.send(run).is_err() {
+                        return;
+                    }
                 }
-            }
-        })?;
-        Ok(Self { runs })
+            })?;
+            thread("executor", move || {
+                while let Ok(run) = ready.recv() {
+                    // The next run goes through the loader: dropping the completion starts it there.
+                    let _ = catch_unwind(AssertUnwindSafe(|| drop(execute_loaded(run))));
+                }
+            })?;
+        } else {
+            thread("executor", move || {
+                while let Ok(run) = inbox.recv() {
+                    let mut next = Some(run);
+                    while let Some(run) = next {
+                        // Catches a bug of our own; the model's panics are caught closer by. Unwinding drops the run, which
+                        // frees the device and sends whatever comes next through the channel.
+                        next = catch_unwind(AssertUnwindSafe(|| execute(run))).unwrap_or(None);
+                    }
+                }
+            })?;
+        }
+        Ok(Self { runs, depth })
     }
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.into()).spawn(work).map(drop)
 }
 
 impl Device for Executor {
     fn start(&self, run: Run) {
         if self.runs.try_send(run).is_err() {
-            tracing::error!("the executor thread is gone or was given two runs; the run is dropped");
+            tracing::error!("the executor thread is gone or was given too many runs; the run is dropped");
         }
+    }
+
+    fn depth(&self) -> usize {
+        self.depth
+    }
+}
+
+/// A run whose inputs are where the model wants them.
+struct Loaded {
+    run: Run,
+    /// What staging gave; `None` where the inputs of a batch can't be stacked.
+    inputs: Option<Result<Staged, InferError>>,
+    /// What that took.
+    time: Duration,
+}
+
+/// Puts the inputs of a run together and stages them.
+fn load(mut run: Run) -> Loaded {
+    let start = Instant::now();
+    let inputs = match run.jobs.as_mut_slice() {
+        [job] => Some(std::mem::take(&mut job.inputs)),
+        jobs => concatenate(jobs),
+    };
+    let inputs = inputs.map(|inputs| staged(&run.served, inputs));
+    Loaded {
+        inputs,
+        time: start.elapsed(),
+        run,
     }
 }
 
 /// Executes a run, answers its requests, and returns what the device is to run next.
 pub(crate) fn execute(run: Run) -> Option<Run> {
+    execute_loaded(load(run)).finish()
+}
+
+fn execute_loaded(loaded: Loaded) -> Completion {
+    let Loaded { run, inputs, time } = loaded;
     let Run {
         served,
-        jobs,
+        mut jobs,
         taken,
         completion,
     } = run;
     served.metrics.starts(jobs.iter().map(|j| j.rows).sum());
-    if jobs.len() > 1 {
-        for job in run_together(&served, jobs, taken) {
-            run_alone(&served, job, Instant::now());
+    match inputs {
+        Some(inputs) if jobs.len() == 1 => {
+            if let Some(job) = jobs.pop() {
+                run_alone(&served, job, taken, inputs, time);
+            }
         }
-    } else {
-        for job in jobs {
-            run_alone(&served, job, taken);
+        inputs => {
+            for mut job in run_together(&served, jobs, taken, inputs, time) {
+                let (start, tensors) = (Instant::now(), std::mem::take(&mut job.inputs));
+                let inputs = staged(&served, tensors);
+                run_alone(&served, job, start, inputs, start.elapsed());
+            }
         }
     }
-    completion.finish()
+    completion
 }
 
 /// Runs a batch and answers it. Gives the jobs back where each should be run alone.
-fn run_together(served: &Served, jobs: Vec<Job>, taken: Instant) -> Vec<Job> {
-    let start = Instant::now();
-    let Some(inputs) = concatenate(&jobs) else { return jobs };
-    let input = start.elapsed();
+fn run_together(
+    served: &Served,
+    jobs: Vec<Job>,
+    taken: Instant,
+    inputs: Option<Result<Staged, InferError>>,
+    input: Duration,
+) -> Vec<Job> {
+    let Some(inputs) = inputs else { return jobs };
     let (result, compute) = timed_run(served, inputs);
     let outputs = match result {
         Ok(outputs) => outputs,
@@ -127,12 +199,12 @@ fn fail(jobs: Vec<Job>, error: &InferError) -> Vec<Job> {
     Vec::new()
 }
 
-fn run_alone(served: &Served, mut job: Job, taken: Instant) {
+fn run_alone(served: &Served, job: Job, taken: Instant, inputs: Result<Staged, InferError>, input: Duration) {
     let queue = taken.saturating_duration_since(job.queued);
-    let (result, compute) = timed_run(served, std::mem::take(&mut job.inputs));
+    let (result, compute) = timed_run(served, inputs);
     let batch_rows = job.rows;
     if result.is_ok() {
-        served.ran(batch_rows, Duration::ZERO, compute, Duration::ZERO);
+        served.ran(batch_rows, input, compute, Duration::ZERO);
         served.learn(job.work, taken.elapsed());
     }
     let answer = result.map(|outputs| Answer {
@@ -140,6 +212,7 @@ fn run_alone(served: &Served, mut job: Job, taken: Instant) {
         batch_rows,
         timings: Timings {
             queue,
+            input,
             compute,
             ..Timings::default()
         },
@@ -147,17 +220,26 @@ fn run_alone(served: &Served, mut job: Job, taken: Instant) {
     job.answer(answer);
 }
 
-fn timed_run(served: &Served, inputs: Vec<Tensor>) -> (Result<Vec<Tensor>, InferError>, Duration) {
-    let start = Instant::now();
-    let result = match catch_unwind(AssertUnwindSafe(|| served.model().run(inputs))) {
-        Ok(result) => result
-            .map_err(InferError::from)
-            .and_then(|outputs| check(served, outputs)),
+/// Takes inputs to where the model runs.
+fn staged(served: &Served, inputs: Vec<Tensor>) -> Result<Staged, InferError> {
+    guarded(|| served.model().stage(inputs))
+}
+
+/// A panic of the model, which may be its backend's (of a device without memory, say), is an error of the request.
+fn guarded<T>(f: impl FnOnce() -> Result<T, RunError>) -> Result<T, InferError> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => result.map_err(InferError::from),
         Err(panic) => Err(InferError::Broken(format!(
             "the model panicked: {}",
             panic_text(&*panic)
         ))),
-    };
+    }
+}
+
+fn timed_run(served: &Served, inputs: Result<Staged, InferError>) -> (Result<Vec<Tensor>, InferError>, Duration) {
+    let start = Instant::now();
+    let run = |inputs| guarded(|| served.model().run_staged(inputs));
+    let result = inputs.and_then(run).and_then(|outputs| check(served, outputs));
     if let Err(InferError::Broken(_) | InferError::Run(RunError::Node { .. })) = &result {
         tracing::warn!(model = served.name(), error = %result.as_ref().map(Vec::len).unwrap_err(), "run failed");
     }
@@ -269,6 +351,83 @@ mod tests {
         let scalar = Tensor::new(vec![], Data::F32(vec![1.0])).unwrap();
         assert_eq!(split(&[scalar], &[1, 1]), None);
         assert_eq!(split(&[tensor(3, 2, 0)], &[1, 1]), None);
+    }
+
+    /// A model that tells what happens to it, and whose runs wait to be let go.
+    struct Told {
+        signature: pilotlight_engine::Signature,
+        events: mpsc::Sender<(&'static str, usize)>,
+        go: parking_lot::Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl crate::model::Model for Told {
+        fn signature(&self) -> &pilotlight_engine::Signature {
+            &self.signature
+        }
+
+        fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
+            self.run_staged(self.stage(inputs)?)
+        }
+
+        fn stage(&self, inputs: Vec<Tensor>) -> Result<Staged, RunError> {
+            let _ = self.events.send(("staged", inputs[0].shape()[0]));
+            Ok(Staged::new(inputs))
+        }
+
+        fn run_staged(&self, staged: Staged) -> Result<Vec<Tensor>, RunError> {
+            let inputs: Vec<Tensor> = staged.take()?;
+            let _ = self.events.send(("runs", inputs[0].shape()[0]));
+            self.go.lock().recv().expect("the test lets it go");
+            Ok(inputs)
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_full_batch_is_staged_while_the_device_runs_and_answers_stay_with_their_requests() {
+        use crate::testing::{config, info, n, scheduler, signature};
+        let (events, seen) = mpsc::channel();
+        let (let_go, go) = mpsc::channel();
+        let model = Told {
+            signature: signature(
+                vec![info("x", pilotlight_engine::DataType::I64, vec![n(), n()])],
+                vec![info("y", pilotlight_engine::DataType::I64, vec![n(), n()])],
+            ),
+            events,
+            go: parking_lot::Mutex::new(go),
+        };
+        let config = crate::config::Config {
+            max_batch_size: 2,
+            ..config()
+        };
+        let (scheduler, metrics) = scheduler(&config, Executor::spawn(true).unwrap());
+        let served = std::sync::Arc::new(Served::new("m", "1", std::sync::Arc::new(model), metrics.of("m", "1")));
+        let ask = |from: i64| {
+            let now = Instant::now();
+            let request = crate::scheduler::Request {
+                inputs: vec![tensor(1, 3, from)],
+                arrived: now,
+                deadline: now + Duration::from_mins(5),
+                priority: 0,
+            };
+            scheduler.submit(scheduler.open(&served), request).unwrap()
+        };
+        let limit = Duration::from_mins(1);
+        let next = || seen.recv_timeout(limit).unwrap();
+        let first = ask(0);
+        assert_eq!([next(), next()], [("staged", 1), ("runs", 1)]);
+        let second = ask(10);
+        assert_eq!(scheduler.waiting(), 1, "a batch that can grow is not taken ahead");
+        let third = ask(20);
+        assert_eq!(next(), ("staged", 2), "a full one is, while the first still runs");
+        let fourth = ask(30);
+        assert_eq!(scheduler.waiting(), 1, "and no more than one");
+        for _ in 0..3 {
+            let_go.send(()).unwrap();
+        }
+        let output = |answer: crate::scheduler::Answer| answer.outputs.into_iter().next().unwrap();
+        for (from, pending) in [(0, first), (10, second), (20, third), (30, fourth)] {
+            assert_eq!(output(pending.wait().await.unwrap()), tensor(1, 3, from));
+        }
     }
 
     proptest! {

@@ -11,6 +11,7 @@ pub mod batch;
 mod check;
 pub mod config;
 mod control;
+mod device;
 pub mod directory;
 pub mod error;
 mod executor;
@@ -18,9 +19,12 @@ mod faces;
 mod fetch;
 mod gate;
 mod grpc;
+pub mod ladder;
 pub mod metrics;
 pub mod model;
 pub mod models;
+mod padded;
+mod prepared;
 mod process;
 pub mod protocol;
 pub mod scheduler;
@@ -36,7 +40,10 @@ mod trace;
 mod warmup;
 
 pub use app::{App, REQUEST_ID_HEADER, Reply, STARTUP_HEADER, Stage};
-pub use config::Args;
+pub use config::{Args, Command, PrepareArgs};
+pub use device::DeviceArg;
 pub use model::Model;
-pub use pilotlight_engine::{Data, DataType, Dim, Labels, LoadOptions, RunError, Signature, Tensor, TensorInfo};
-pub use process::{Server, main};
+pub use pilotlight_engine::{
+    Data, DataType, Dim, Labels, LoadOptions, RunError, Signature, Staged, Tensor, TensorInfo,
+};
+pub use process::{Server, command, main};

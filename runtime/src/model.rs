@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+pub use pilotlight_engine::Staged;
 use pilotlight_engine::{LoadOptions, RunError, Signature, Tensor};
 
 /// A model. ONNX files are one implementation; implement it for a model of your own, in Burn or anything else, and
@@ -20,6 +21,23 @@ pub trait Model: Send + Sync + 'static {
     /// `RunError::Input` for what the client sent (400), `RunError::Node` for everything else (500).
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError>;
 
+    /// Takes the inputs of a coming run to where the model runs, while another run may be under way: called on another thread than
+    /// `run`, one run ahead. The default leaves them where they are.
+    ///
+    /// # Errors
+    /// As `run`.
+    fn stage(&self, inputs: Vec<Tensor>) -> Result<Staged, RunError> {
+        Ok(Staged::new(inputs))
+    }
+
+    /// As `run`, with what `stage` made of the inputs.
+    ///
+    /// # Errors
+    /// As `run`.
+    fn run_staged(&self, staged: Staged) -> Result<Vec<Tensor>, RunError> {
+        self.run(staged.take()?)
+    }
+
     /// Whether running it again on the same inputs is harmless and gives the same. One that says no is not run on made-up inputs
     /// before it is ready, and a batch that fails is not run again request by request: all its requests get the error. What
     /// proxies in front replay is not decided here: set the annotation `pilotlight.dev/pure` too.
@@ -34,7 +52,7 @@ pub trait Model: Send + Sync + 'static {
 }
 
 /// A model of an ONNX file.
-struct Onnx(Box<dyn pilotlight_engine::Model>);
+pub(crate) struct Onnx(pub(crate) Box<dyn pilotlight_engine::Model>);
 
 impl Model for Onnx {
     fn signature(&self) -> &Signature {
@@ -43,6 +61,14 @@ impl Model for Onnx {
 
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
         self.0.run(inputs)
+    }
+
+    fn stage(&self, inputs: Vec<Tensor>) -> Result<Staged, RunError> {
+        self.0.stage(inputs)
+    }
+
+    fn run_staged(&self, staged: Staged) -> Result<Vec<Tensor>, RunError> {
+        self.0.run_staged(staged)
     }
 
     fn platform(&self) -> &'static str {

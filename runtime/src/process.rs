@@ -14,13 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Stage};
 use crate::check::check;
-use crate::config::{Args, Config, DeviceArg, ModelControl};
+use crate::config::{Args, Command, Config, Instead, ModelControl};
+use crate::device::{DeviceArg, Place, choose};
 use crate::directory::Directory;
 use crate::executor::Executor;
 use crate::fetch::Remote;
 use crate::metrics::Metrics;
-use crate::model::{Model, load_onnx};
+use crate::model::Model;
 use crate::models::{ModelError, Origin, Repository, Source};
+use crate::prepared::{Devices, prepare};
 use crate::scheduler::Scheduler;
 use crate::server::serve;
 
@@ -36,6 +38,17 @@ const BAD_MODEL: u8 = 3;
 /// `error: <reason>` (`--check` gives its reason on stdout). Builds its own tokio runtime: call it from a plain thread.
 pub fn main(args: Args) -> ExitCode {
     Server::new(args).run()
+}
+
+/// Runs what the command line says: [`main`], or a preparation, whose exit code is 0 or 1. Call it from a plain thread.
+pub fn command(command: Command) -> ExitCode {
+    match command.instead {
+        None => main(command.serve),
+        Some(Instead::Prepare(args)) => {
+            init_logging("info");
+            prepare(&args)
+        }
+    }
 }
 
 /// A runtime within a program of its own, with models that the program brings. `examples/own_model.rs` shows it.
@@ -152,19 +165,25 @@ fn start(server: &Server) -> Result<ExitCode, Failure> {
         watch_lifeline(fd)?;
     }
     if let Some(path) = &args.check {
-        return Ok(check(path, loader(args)));
+        let metrics = Arc::new(Metrics::new());
+        let devices = devices(args, false).map_err(bad_start)?;
+        return Ok(check(path, loader(args, devices, metrics)));
     }
     if let Some(path) = &args.explain {
+        if let DeviceArg::Cuda(_) = args.device {
+            return Err(bad_start("--explain shows the plan on the CPU: leave out --device"));
+        }
         return Ok(explain(path, args));
     }
     init_logging(&args.log_level);
     let config = args.config().map_err(bad_start)?;
+    let devices = devices(args, false).map_err(bad_start)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .enable_all()
         .build()
         .map_err(|error| bad_start(format!("can't start threads: {error}")))?;
-    let result = runtime.block_on(run(args, server.models(&config)?, config));
+    let result = runtime.block_on(run(args, server.models(&config)?, config, devices));
     // A load that is still under way must not hold up the end.
     runtime.shutdown_background();
     result.map(|()| ExitCode::SUCCESS)
@@ -200,7 +219,7 @@ fn init_logging(level: &str) {
         .try_init();
 }
 
-async fn run(args: &Args, models: Vec<(String, Origin)>, config: Config) -> Result<(), Failure> {
+async fn run(args: &Args, models: Vec<(String, Origin)>, config: Config, devices: Devices) -> Result<(), Failure> {
     let mut exporting = pilotlight_telemetry::start("pilotlight-runtime");
     let (mut terminate, mut interrupt) = signal(SignalKind::terminate())
         .and_then(|t| Ok((t, signal(SignalKind::interrupt())?)))
@@ -214,9 +233,23 @@ async fn run(args: &Args, models: Vec<(String, Origin)>, config: Config) -> Resu
     let metrics = Arc::new(Metrics::new());
     let series = Arc::clone(&metrics);
     exporting.metrics(move || series.gather());
-    let executor = Executor::spawn().map_err(|error| bad_start(format!("can't start the executor: {error}")))?;
+    // The device may be ahead of itself by one batch where that hides a copy.
+    let ahead = match devices.place() {
+        Place::Cpu => false,
+        Place::Cuda(gpu, _) => {
+            if let Some(usage) = pilotlight_cuda::usage(gpu) {
+                metrics.watch_gpu(gpu.index, usage);
+            }
+            true
+        }
+    };
+    let executor = Executor::spawn(ahead).map_err(|error| bad_start(format!("can't start the executor: {error}")))?;
     let scheduler = Scheduler::new(&config, executor, Arc::clone(&metrics));
-    let repository = Repository::new(Box::new(loader(args)), scheduler.clone(), Arc::clone(&metrics));
+    let repository = Repository::new(
+        Box::new(loader(args, devices, Arc::clone(&metrics))),
+        scheduler.clone(),
+        Arc::clone(&metrics),
+    );
     let app = Arc::new(App::new(repository.clone(), scheduler, metrics, config.clone()));
     // Before the first connection is accepted, so that no early probe is told that its model does not exist.
     for (name, origin) in &models {
@@ -290,19 +323,46 @@ async fn load_all(repository: &Repository, models: Vec<(String, Origin)>) -> Res
 }
 
 /// The engine behind `Repository`.
-fn loader(args: &Args) -> impl Fn(&Path) -> Result<Arc<dyn Model>, String> + Send + Sync + 'static {
-    let options = load_options(args);
+fn loader(
+    args: &Args,
+    devices: Devices,
+    metrics: Arc<Metrics>,
+) -> impl Fn(&Path) -> Result<Arc<dyn Model>, String> + Send + Sync + 'static {
     let remote = Remote::new(args);
-    move |path| load_onnx(&remote.file(path)?, &options)
+    move |path| devices.load(&remote.file(path)?, &metrics)
+}
+
+/// Decides where models run and says so in the log. `pad` is said by whoever does not leave it to the flags.
+///
+/// # Errors
+/// What is missing for the device that was asked for.
+pub(crate) fn devices(args: &Args, pad: bool) -> Result<Devices, String> {
+    let (place, why) = choose(args.device, args.precision, pilotlight_cuda::find)?;
+    match why {
+        None => tracing::info!("models run on {}", place.describe()),
+        Some(why) => tracing::info!(%why, "models run on {}", place.describe()),
+    }
+    let pad = if pad { Some(true) } else { args.pad_batches };
+    let folder = args.prepared_dir.clone().unwrap_or_else(|| {
+        let cache = args
+            .cache_dir
+            .clone()
+            .or_else(|| pilotlight_storage::default_directory().ok());
+        // Without a home there is still a place that lasts as long as the machine runs.
+        cache.unwrap_or_else(std::env::temp_dir).join("prepared")
+    });
+    Ok(Devices::new(
+        place,
+        load_options(args),
+        args.max_batch_size,
+        pad,
+        folder,
+    ))
 }
 
 fn load_options(args: &Args) -> pilotlight_engine::LoadOptions {
-    let device = match args.device {
-        DeviceArg::Auto => pilotlight_engine::Device::Auto,
-        DeviceArg::Cpu => pilotlight_engine::Device::Cpu,
-    };
     pilotlight_engine::LoadOptions {
-        device,
+        device: pilotlight_engine::Device::Cpu,
         threads: args.threads,
     }
 }

@@ -18,11 +18,16 @@ use crate::error::InferError;
 use crate::metrics::{Drop as DropReason, Metrics};
 use crate::served::{Key, Served};
 
-/// Where runs go. `start` is called only while the device is idle, must return at once and must, in the end, execute or drop
-/// the run; a dropped run frees the device as well.
+/// Where runs go. `start` is called only while the device has fewer runs than its depth, must return at once and must, in the end,
+/// execute or drop the run; a dropped run frees its place as well.
 pub(crate) trait Device: Send + Sync + 'static {
     /// Takes a run.
     fn start(&self, run: Run);
+
+    /// Runs that it takes at a time. With more than one, the others are full batches that get ready while the first runs.
+    fn depth(&self) -> usize {
+        1
+    }
 }
 
 /// The queue of one device. Clones share it.
@@ -36,6 +41,7 @@ struct Inner {
     options: Options,
     queue_size: usize,
     queue_bytes: usize,
+    depth: usize,
     device: Box<dyn Device>,
     metrics: Arc<Metrics>,
     /// When the batch former wants to be asked again.
@@ -57,8 +63,9 @@ struct State {
     queue: Queue<Key, Job>,
     /// Sum over the queue.
     bytes: usize,
-    busy: bool,
-    /// When the device is done with what it runs, where that can be told.
+    /// Runs on the device.
+    running: usize,
+    /// When the device is done with what it has, where that can be told.
     free: Option<Instant>,
 }
 
@@ -114,7 +121,7 @@ pub(crate) struct Run {
     pub(crate) completion: Completion,
 }
 
-/// Keeps the device busy while it lives.
+/// Keeps a place of the device taken while it lives.
 pub(crate) struct Completion {
     inner: Option<Arc<Inner>>,
     requests: usize,
@@ -133,6 +140,9 @@ impl Drop for Completion {
             && let Some(next) = inner.release(self.requests)
         {
             inner.device.start(next);
+            if inner.depth > 1 {
+                inner.pump();
+            }
         }
     }
 }
@@ -182,6 +192,7 @@ impl Scheduler {
             },
             queue_size: config.queue_size,
             queue_bytes: config.queue_bytes,
+            depth: device.depth(),
             device: Box::new(device),
             metrics,
             timer,
@@ -311,7 +322,7 @@ impl Inner {
     /// Whether the request can be answered by its deadline, as far as costs are known. One that finds the device idle and nobody
     /// waiting always can: it harms nobody, and its run corrects a cost that was learned wrong.
     fn in_time(&self, state: &State, key: &Key, arrival: &Arrival, limit: Duration) -> Result<(), InferError> {
-        if !self.options.adaptive || (!state.busy && state.queue.is_empty()) {
+        if !self.options.adaptive || (state.running == 0 && state.queue.is_empty()) {
             return Ok(());
         }
         let now = Instant::now();
@@ -327,8 +338,9 @@ impl Inner {
 
     /// Starts what is due.
     fn pump(self: &Arc<Self>) {
-        let run = self.next(&mut self.state.lock());
-        if let Some(run) = run {
+        loop {
+            let run = self.next(&mut self.state.lock());
+            let Some(run) = run else { return };
             self.device.start(run);
         }
     }
@@ -337,14 +349,21 @@ impl Inner {
     fn release(self: &Arc<Self>, requests: usize) -> Option<Run> {
         self.metrics.active_inferences.sub(requests as i64);
         let mut state = self.state.lock();
-        state.busy = false;
-        state.free = None;
+        state.running -= 1;
+        if state.running == 0 {
+            state.free = None;
+        }
         self.next(&mut state)
     }
 
     /// Asks the batch former and takes what it decides.
     fn next(self: &Arc<Self>, state: &mut State) -> Option<Run> {
-        if state.busy || state.queue.is_empty() {
+        let device = match state.running {
+            0 => DeviceState::Idle,
+            running if running < self.depth => DeviceState::Ahead,
+            _ => DeviceState::Busy,
+        };
+        if device == DeviceState::Busy || state.queue.is_empty() {
             return None;
         }
         let now = Instant::now();
@@ -356,7 +375,7 @@ impl Inner {
             let limit = job.limit;
             job.answer(Err(InferError::Timeout { limit }));
         }
-        match decide(&state.queue, now, DeviceState::Idle, |key| self.terms(key)) {
+        match decide(&state.queue, now, device, |key| self.terms(key)) {
             Decision::Take { key, count } => Some(self.take(state, &key, count, now)),
             Decision::WaitUntil(at) => {
                 self.timer.send_if_modified(|due| due.replace(at) != Some(at));
@@ -380,10 +399,11 @@ impl Inner {
 
     fn take(self: &Arc<Self>, state: &mut State, key: &Key, count: usize, now: Instant) -> Run {
         let jobs: Vec<Job> = state.queue.take(key, count).into_iter().map(|w| w.job).collect();
-        state.busy = true;
+        state.running += 1;
         state.bytes -= jobs.iter().map(|j| j.bytes).sum::<usize>();
         if let Some(cost) = self.terms(key).cost {
-            state.free = Some(now + cost.time(jobs.iter().map(|j| j.work).sum()));
+            state.free =
+                Some(state.free.map_or(now, |free| free.max(now)) + cost.time(jobs.iter().map(|j| j.work).sum()));
         }
         let requests = jobs.len();
         key.served.waits(-(requests as isize));

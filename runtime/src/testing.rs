@@ -20,6 +20,11 @@ use crate::model::Model;
 use crate::models::{Origin, Repository};
 use crate::scheduler::{Device, Run, Scheduler};
 
+/// A model file: iris, one input of four floats.
+pub(crate) fn iris() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples/iris.onnx")
+}
+
 pub(crate) fn info(name: &str, datatype: DataType, shape: Vec<Dim>) -> TensorInfo {
     TensorInfo {
         name: name.into(),

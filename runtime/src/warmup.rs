@@ -87,18 +87,24 @@ fn is_fair(input: &TensorInfo) -> bool {
 }
 
 fn sample(signature: &Signature) -> Option<Vec<Tensor>> {
-    signature.inputs.iter().map(zeros).collect()
+    sample_of(signature, 1)
 }
 
-fn zeros(info: &TensorInfo) -> Option<Tensor> {
-    let size = |dim: &Dim| match dim {
+/// Zeros of this many rows, where the first dimension is of no fixed size. `None` where they are too large.
+pub(crate) fn sample_of(signature: &Signature, rows: usize) -> Option<Vec<Tensor>> {
+    signature.inputs.iter().map(|info| zeros(info, rows)).collect()
+}
+
+fn zeros(info: &TensorInfo, rows: usize) -> Option<Tensor> {
+    let size = |(i, dim): (usize, &Dim)| match dim {
         Dim::Fixed(n) => *n,
+        Dim::Symbol(_) | Dim::Unknown if i == 0 => rows,
         Dim::Symbol(_) | Dim::Unknown => 1,
     };
     let shape: Vec<usize> = info
         .shape
         .as_ref()
-        .map_or_else(|| vec![1], |dims| dims.iter().map(size).collect());
+        .map_or_else(|| vec![rows], |dims| dims.iter().enumerate().map(size).collect());
     let n = shape
         .iter()
         .try_fold(1usize, |n, &d| n.checked_mul(d))

@@ -27,7 +27,7 @@ use crate::{
 pub(crate) fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Up(args) => up::run(args),
-        Command::Runtime(args) => pilotlight_runtime::main(*args),
+        Command::Runtime(args) => pilotlight_runtime::command(*args),
         Command::Apply(args) => client(apply::run(args)),
         Command::Get(args) => client(get::run(args)),
         Command::Delete(args) => client(delete::run(args)),

@@ -4,11 +4,13 @@
 //! - `process` builds the command line, the inherited descriptors and the environment.
 //! - `lifeline` is the pipe whose other end is ours: its end of file tells a child that we are gone, however we went.
 //! - `logs` keeps the last lines of each workload's stderr.
+//! - `gpus` says which GPUs a child sees.
 //! - `supervise` runs one child from its start to its end.
 //! - `outbox` merges what changed into events.
 //!
 //! It decides nothing: which replicas there should be is the reconciler's business.
 
+mod gpus;
 mod lifeline;
 mod logs;
 mod outbox;
@@ -34,10 +36,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
+    gpus::gpus_here,
     lifeline::{LIFELINE_FD, Lifeline},
     process::{command, map},
 };
-use self::{logs::LogRing, outbox::Outbox, process::Listener, supervise::supervise};
+use self::{
+    gpus::{Cards, Gpus},
+    logs::LogRing,
+    outbox::Outbox,
+    process::Listener,
+    supervise::supervise,
+};
 use crate::{
     config::LocalConfig,
     error::Error,
@@ -57,6 +66,7 @@ struct Inner {
     lifeline: Lifeline,
     runtime: tokio::runtime::Handle,
     spawns: Semaphore,
+    gpus: Arc<Gpus>,
     state: Mutex<State>,
     outbox: Outbox,
     processes: watch::Sender<usize>,
@@ -90,6 +100,7 @@ impl LocalPlatform {
             lifeline: Lifeline::new()?,
             runtime: tokio::runtime::Handle::current(),
             spawns: Semaphore::new(config.concurrent_spawns.max(1)),
+            gpus: Gpus::new(config.gpus.clone()),
             state: Mutex::default(),
             outbox: Outbox::default(),
             processes: watch::Sender::new(0),
@@ -120,7 +131,7 @@ impl Inner {
             workload.revision
         ));
         match self.listen(&workload, &endpoint) {
-            Ok((listener, replica)) => {
+            Ok((listener, replica, cards)) => {
                 let end = CancellationToken::new();
                 held.replicas.insert(
                     endpoint,
@@ -132,7 +143,7 @@ impl Inner {
                 self.processes.send_modify(|processes| *processes += 1);
                 let logs = held.logs.clone();
                 self.runtime
-                    .spawn(supervise(self.clone(), workload, replica, listener, logs, end));
+                    .spawn(supervise(self.clone(), workload, replica, (listener, cards), logs, end));
                 self.outbox.changed(id);
             }
             Err((reason, message)) => {
@@ -149,8 +160,12 @@ impl Inner {
         }
     }
 
-    /// The listener of a new replica and how it is announced.
-    fn listen(&self, workload: &Workload, id: &EndpointId) -> Result<(Listener, Replica), (WakeReason, String)> {
+    /// The listener of a new replica, how it is announced, and its GPUs.
+    fn listen(
+        &self,
+        workload: &Workload,
+        id: &EndpointId,
+    ) -> Result<(Listener, Replica, Option<Cards>), (WakeReason, String)> {
         let most = self.config.max_processes;
         if *self.processes.borrow() >= most {
             let message = format!(
@@ -159,6 +174,8 @@ impl Inner {
             );
             return Err((WakeReason::NoCapacity, message));
         }
+        let cards = self.gpus.take(workload.runtime.devices.gpus);
+        let cards = cards.map_err(|message| (WakeReason::NoCapacity, message))?;
         let probe = probe(&workload.runtime.model).ok_or_else(|| {
             (
                 WakeReason::PlatformError,
@@ -183,6 +200,7 @@ impl Inner {
                 endpoint,
                 revision: workload.revision.clone(),
             },
+            cards,
         ))
     }
 

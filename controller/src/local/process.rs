@@ -67,15 +67,21 @@ pub(crate) fn map(command: &mut Command, descriptors: Vec<(OwnedFd, i32)>) -> io
 }
 
 /// Starts a runtime. Blocks for as long as fork and exec take. Our end of the listener is closed on return, so that a
-/// connection to a dead runtime is refused and not left waiting.
+/// connection to a dead runtime is refused and not left waiting. `gpus` is what it sees of the GPUs.
 pub(super) fn spawn(
     config: &LocalConfig,
     spec: &RuntimeSpec,
+    gpus: Option<String>,
     listener: Listener,
     lifeline: &Lifeline,
 ) -> io::Result<tokio::process::Child> {
     let mut command = command(config);
     command.args(arguments(spec)).envs(&spec.env).env("LISTEN_FDS", "1");
+    if let Some(gpus) = gpus {
+        // Numbers are those of the management library, which orders cards by their place on the bus.
+        command.env("CUDA_VISIBLE_DEVICES", gpus);
+        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+    }
     map(
         &mut command,
         vec![(listener.socket, LISTEN_FD), (lifeline.reader()?, LIFELINE_FD)],
@@ -95,6 +101,9 @@ fn arguments(spec: &RuntimeSpec) -> Vec<std::ffi::OsString> {
     option("--listen-fd", LISTEN_FD.to_string());
     option("--lifeline-fd", LIFELINE_FD.to_string());
     for (flag, value) in flags::batching(&spec.batching, |variable| spec.env.contains_key(variable)) {
+        option(flag, value);
+    }
+    for (flag, value) in flags::devices(&spec.devices, &spec.args) {
         option(flag, value);
     }
     option("--request-timeout-ms", spec.timeout.as_millis().to_string());

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Inner,
+    gpus::Cards,
     logs::{self, LogRing},
     process::{self, Listener},
 };
@@ -21,17 +22,19 @@ pub(super) async fn supervise(
     inner: Arc<Inner>,
     workload: Workload,
     replica: Replica,
-    listener: Listener,
+    (listener, cards): (Listener, Option<Cards>),
     logs: Arc<LogRing>,
     end: CancellationToken,
 ) {
-    let cause = run(&inner, &workload, &replica, listener, &logs, &end).await;
+    let cause = run(&inner, &workload, &replica, (listener, cards.as_ref()), &logs, &end).await;
     let exit = Exit {
         endpoint: replica.endpoint.id,
         revision: replica.revision,
         cause,
     };
     tracing::debug!(replica = %exit.endpoint, cause = ?exit.cause, "runtime ended");
+    // Its GPUs are free before anybody hears of its end and starts another.
+    drop(cards);
     inner.ended(&workload.id, exit);
 }
 
@@ -39,11 +42,11 @@ async fn run(
     inner: &Arc<Inner>,
     workload: &Workload,
     replica: &Replica,
-    listener: Listener,
+    (listener, cards): (Listener, Option<&Cards>),
     logs: &Arc<LogRing>,
     end: &CancellationToken,
 ) -> ExitCause {
-    let mut child = match start(inner, workload, listener, end).await {
+    let mut child = match start(inner, workload, listener, cards, end).await {
         Ok(Some(child)) => child,
         Ok(None) => return ExitCause::Ended,
         Err(cause) => return cause,
@@ -81,6 +84,7 @@ async fn start(
     inner: &Arc<Inner>,
     workload: &Workload,
     listener: Listener,
+    cards: Option<&Cards>,
     end: &CancellationToken,
 ) -> Result<Option<Child>, ExitCause> {
     // The semaphore is never closed.
@@ -89,8 +93,10 @@ async fn start(
         return Ok(None);
     }
     let (held, spec) = (inner.clone(), workload.runtime.clone());
+    let visible = cards.map(Cards::visible);
     let spawned =
-        tokio::task::spawn_blocking(move || process::spawn(&held.config, &spec, listener, &held.lifeline)).await;
+        tokio::task::spawn_blocking(move || process::spawn(&held.config, &spec, visible, listener, &held.lifeline))
+            .await;
     drop(turn);
     match spawned {
         Ok(Ok(child)) => Ok(Some(child)),

@@ -220,7 +220,7 @@ async fn the_end_of_the_lifeline_ends_every_child() {
     let mut children = Vec::new();
     for _ in 0..3 {
         let spec = model("stubborn.onnx").runtime;
-        children.push(process::spawn(&config(), &spec, Listener::bind().unwrap(), &lifeline).unwrap());
+        children.push(process::spawn(&config(), &spec, None, Listener::bind().unwrap(), &lifeline).unwrap());
     }
     assert!(children.iter_mut().all(|child| child.try_wait().unwrap().is_none()));
     drop(lifeline);

@@ -253,6 +253,17 @@ pub(super) const TABLE: &[Annotation] = &[
         effect: Effect::Set(|settings, given| settings.batching.adaptive = given.bool()),
     },
     Annotation {
+        name: "pilotlight.dev/precision",
+        alias: None,
+        form: Form::Word {
+            allowed: &["f32", "tf32", "f16", "bf16"],
+            not_yet: &["int8", "fp8"],
+        },
+        default: "f32",
+        meaning: "how a GPU computes FP32: `f32` strictly, `tf32` on tensor cores, or with weights and values in 16 bits; the CPU refuses 16 bits",
+        effect: Effect::Set(|settings, given| settings.precision = given.word()),
+    },
+    Annotation {
         name: "pilotlight.dev/max-waiting",
         alias: None,
         form: Form::Integer { min: 1, max: 1_000_000 },

@@ -16,12 +16,12 @@ use rayon::prelude::*;
 use crate::backend::{Accelerate, Place, Prepared, Width};
 use crate::device::{self, DeviceOp, Operand};
 use crate::explain::{ExplainedStep, Traced, Watched};
-use crate::fault::{Fault, OpResult, ensure, message};
+use crate::fault::{Fault, OpResult, caught, ensure, message};
 use crate::item::Held;
 use crate::kernel::{HostOp, Inputs, Kernel, ViewOp, is_float, shape_result};
 use crate::plan::{Plan, Step};
 use crate::value::Value;
-use crate::{DataType, Item, ItemModel, Model, RunError, Signature, Tensor, host};
+use crate::{DataType, Item, ItemModel, Model, RunError, Signature, Staged, Tensor, host};
 
 /// Up to this many elements in all, work on the host takes less time than calling a backend does.
 const SMALL: usize = 1024;
@@ -367,6 +367,21 @@ impl<A: Accelerate> Model for Executor<A> {
         self.check(&inputs)?;
         self.tensors(inputs, None)
     }
+
+    fn stage(&self, inputs: Vec<Tensor>) -> Result<Staged, RunError> {
+        self.check(&inputs)?;
+        let values = || inputs.into_iter().map(|t| self.staged(t)).collect::<OpResult<Vec<_>>>();
+        let values = caught(values).map_err(|fault| RunError::Node {
+            node: String::new(),
+            op: String::new(),
+            reason: format!("copying the inputs to the device: {fault}"),
+        })?;
+        Ok(Staged::new(values))
+    }
+
+    fn run_staged(&self, staged: Staged) -> Result<Vec<Tensor>, RunError> {
+        self.outputs(staged.take()?, None, Self::read)
+    }
 }
 
 impl<A: Accelerate> Watched for Executor<A> {
@@ -437,10 +452,23 @@ impl<A: Accelerate> Executor<A> {
 
     fn tensors(&self, inputs: Vec<Tensor>, trace: Option<&Mutex<Vec<Traced>>>) -> Result<Vec<Tensor>, RunError> {
         let inputs = inputs.into_iter().map(|t| Value::Host(Arc::new(t)));
-        self.outputs(inputs.collect(), trace, |value| {
-            let tensor = value.into_host()?;
-            Ok(Arc::try_unwrap(tensor).unwrap_or_else(|shared| (*shared).clone()))
-        })
+        self.outputs(inputs.collect(), trace, Self::read)
+    }
+
+    /// An input where its first reader most likely wants it.
+    fn staged(&self, tensor: Tensor) -> OpResult<Value<A::Backend>> {
+        let large = is_float(tensor.datatype()) && tensor.data().len() > SMALL;
+        let value = Value::Host(Arc::new(tensor));
+        if large && !A::POOLED {
+            self.place.put(value)
+        } else {
+            Ok(value)
+        }
+    }
+
+    fn read(value: Value<A::Backend>) -> OpResult<Tensor> {
+        let tensor = value.into_host()?;
+        Ok(Arc::try_unwrap(tensor).unwrap_or_else(|shared| (*shared).clone()))
     }
 
     /// Runs the plan and reads its outputs; a fault or a panic becomes an error that names the node.

@@ -42,6 +42,8 @@ mod testing;
 mod value;
 mod window;
 
+use std::any::Any;
+
 pub use error::{LoadError, RunError};
 pub use item::Item;
 pub use limits::{Limits, set_limits};
@@ -59,6 +61,51 @@ pub trait Model: Send + Sync + 'static {
     /// # Errors
     /// A `RunError` names the node at fault; the model stays usable. A backend's panic is caught and returned as one.
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError>;
+
+    /// Copies the inputs of a coming run to the device, while another run may be under way.
+    ///
+    /// # Errors
+    /// As `run`.
+    fn stage(&self, inputs: Vec<Tensor>) -> Result<Staged, RunError> {
+        Ok(Staged::new(inputs))
+    }
+
+    /// As `run`, with what `stage` of the same model made of the inputs.
+    ///
+    /// # Errors
+    /// As `run`.
+    fn run_staged(&self, staged: Staged) -> Result<Vec<Tensor>, RunError> {
+        self.run(staged.take()?)
+    }
+}
+
+/// Inputs on their way to a run, in whatever form the model has them until then.
+pub struct Staged(Box<dyn Any + Send>);
+
+impl Staged {
+    /// Inputs in a model's own form.
+    pub fn new<T: Any + Send>(inputs: T) -> Self {
+        Self(Box::new(inputs))
+    }
+
+    /// The form back.
+    ///
+    /// # Errors
+    /// Where it is another model's.
+    pub fn take<T: Any + Send>(self) -> Result<T, RunError> {
+        let other = |_| RunError::Node {
+            node: String::new(),
+            op: String::new(),
+            reason: "internal: the inputs were staged by another model".to_owned(),
+        };
+        self.0.downcast().map(|inputs| *inputs).map_err(other)
+    }
+}
+
+impl std::fmt::Debug for Staged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Staged").finish_non_exhaustive()
+    }
 }
 
 /// A loaded model that may take and give sequences and optionals, which no protocol carries: for running, not for serving.

@@ -13,6 +13,8 @@ use super::queue::{Priority, Queue, Ticket, Waiting};
 pub enum Device {
     /// Nothing.
     Idle,
+    /// It runs a batch and has a place for the next one, which can get ready meanwhile.
+    Ahead,
     /// It runs a batch.
     Busy,
 }
@@ -33,12 +35,14 @@ pub enum Decision<K> {
     Idle,
 }
 
-/// Decides what an idle device runs.
+/// Decides what a device with a free place runs.
 ///
 /// A group is due when its batch is full or of a preferred size, its oldest request is `max_latency` old, no request is open that
 /// could join, or waiting longer would make it late. Of the groups that are due, the one with the highest priority at its head
 /// goes first, and among those the one with the earliest deadline among its requests: deadlines are fixed at arrival, so no group
 /// waits for ever behind a busier one of its priority. Expired requests must have been taken out before.
+///
+/// A place ahead is for full batches only: one that could grow until the device is idle is better off growing.
 pub fn decide<'t, K: Eq + Hash + Clone, J>(
     queue: &Queue<K, J>,
     now: Instant,
@@ -53,6 +57,9 @@ pub fn decide<'t, K: Eq + Hash + Clone, J>(
     for (key, group) in queue.groups() {
         let terms = terms(key);
         let batch = fill(group.iter().map(Load::from), &terms, now);
+        if device == Device::Ahead && !batch.full {
+            continue;
+        }
         if let Some(later) = due(group, batch, &terms, now) {
             wake = Some(wake.map_or(later, |wake| wake.min(later)));
             continue;

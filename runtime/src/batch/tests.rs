@@ -56,6 +56,18 @@ fn idle_device_takes_what_waits_at_once_without_max_latency() {
 }
 
 #[test]
+fn a_place_ahead_is_for_full_batches_only() {
+    let now = Instant::now();
+    let next = |rows: &[usize]| {
+        decide(&queue_of(rows, now), now + ms(60), Device::Ahead, |_| {
+            terms(4, ms(50), 0)
+        })
+    };
+    assert_eq!(next(&[1, 1, 1]), Decision::Idle, "it grows until the device is idle");
+    assert_eq!(next(&[1, 1, 1, 1, 1]), Decision::Take { key: "a", count: 4 });
+}
+
+#[test]
 fn busy_device_takes_nothing() {
     let now = Instant::now();
     let queue = queue_of(&[1], now);

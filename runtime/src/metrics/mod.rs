@@ -1,6 +1,7 @@
 //! What the runtime counts: our own family, and beside it those of KServe and Triton for the dashboards there are. Names and
 //! buckets are constants; a test pins the list.
 
+mod device;
 mod kserve;
 mod triton;
 
@@ -13,6 +14,9 @@ use prometheus::{
 };
 use tokio::time::Instant;
 
+use self::device::DeviceMetrics;
+pub(crate) use self::device::Preparation;
+pub use self::device::{GPU_MEMORY_TOTAL, GPU_MEMORY_USED, GPU_UTILISATION, PREPARED_MODELS, PREPARED_RUNS};
 use self::kserve::{KServe, ModelKServe};
 use self::triton::{ModelTriton, Triton};
 use crate::scheduler::Timings;
@@ -158,6 +162,7 @@ pub struct Metrics {
     load_time: GaugeVec,
     kserve: KServe,
     triton: Triton,
+    device: DeviceMetrics,
     pub(crate) queue_size: IntGauge,
     pub(crate) active_inferences: IntGauge,
     active_requests: IntGauge,
@@ -227,6 +232,7 @@ impl Metrics {
             ),
             kserve: KServe::new(&registry),
             triton: Triton::new(&registry),
+            device: DeviceMetrics::new(&registry),
             queue_size: gauge(QUEUE_SIZE, "Requests that wait for the device."),
             active_inferences: gauge(ACTIVE_INFERENCES, "Requests that are on the device now."),
             active_requests: gauge(ACTIVE_REQUESTS, "Inference requests between arrival and answer."),
@@ -273,7 +279,18 @@ impl Metrics {
 
     /// Every series as it stands.
     pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.device.refresh();
         self.registry.gather()
+    }
+
+    /// A model on a ladder of sizes was loaded.
+    pub(crate) fn preparation(&self, prepared: bool) -> Preparation {
+        self.device.preparation(prepared)
+    }
+
+    /// Shows the usage of this GPU from now on. Once.
+    pub(crate) fn watch_gpu(&self, number: u32, read: pilotlight_cuda::Gauge) {
+        self.device.watch(&self.registry, number, read);
     }
 
     /// The text format of Prometheus, version 0.0.4.

@@ -73,7 +73,7 @@ async fn read_answer(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn http1_connections_are_kept_for_many_requests_through_the_executor_thread() {
-    let server = server(Executor::spawn().unwrap()).await;
+    let server = server(Executor::spawn(false).unwrap()).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     for _ in 0..20 {
         stream.write_all(REQUEST).await.unwrap();
@@ -83,7 +83,7 @@ async fn http1_connections_are_kept_for_many_requests_through_the_executor_threa
 
 #[tokio::test]
 async fn h2c_is_spoken_on_the_same_port() {
-    let server = server(Executor::spawn().unwrap()).await;
+    let server = server(Executor::spawn(false).unwrap()).await;
     let stream = TcpStream::connect(server.address).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
@@ -149,7 +149,7 @@ async fn the_end_waits_for_requests_in_flight() {
 
 #[tokio::test]
 async fn connections_past_the_bound_wait_their_turn() {
-    let server = server(Executor::spawn().unwrap()).await;
+    let server = server(Executor::spawn(false).unwrap()).await;
     let mut held = Vec::new();
     for _ in 0..8 {
         let mut stream = TcpStream::connect(server.address).await.unwrap();

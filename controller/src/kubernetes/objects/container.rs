@@ -97,6 +97,14 @@ fn own(service: &Service, settings: &Settings) -> Result<Value, NoRuntime> {
             &json!({ "env": [{ "name": "CONTAINER_CONCURRENCY", "value": limit.to_string() }] }),
         );
     }
+    if service.devices.gpus > 0 {
+        // The root file system is read-only, and the driver keeps what it makes of kernels.
+        let cache = format!("{CACHE_PATH}/nv");
+        merge(
+            &mut container,
+            &json!({ "env": [{ "name": "CUDA_CACHE_PATH", "value": cache }] }),
+        );
+    }
     merge(&mut container, &given.clone().into());
     mount_model(&mut container, &service.storage);
     Ok(container)
@@ -150,6 +158,9 @@ fn arguments(service: &Service, settings: &Settings) -> Result<Vec<String>, NoRu
     let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
     option("--http-address", format!("0.0.0.0:{DATA_PORT}"));
     for (flag, value) in flags::batching(&service.batching, |variable| service.env.contains_key(variable)) {
+        option(flag, value);
+    }
+    for (flag, value) in flags::devices(&service.devices, &service.args) {
         option(flag, value);
     }
     option("--request-timeout-ms", service.timeout.as_millis().to_string());

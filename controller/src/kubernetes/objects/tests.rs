@@ -124,6 +124,9 @@ fn the_user_s_pod_fields_go_before_ours_and_lists_are_extended() {
     assert_eq!(main["image"], "pilotlight:1-cuda");
     assert_eq!(main["resources"], json!({ "limits": { "nvidia.com/gpu": 1 } }));
     assert_eq!(main["volumeMounts"].as_array().unwrap().len(), 3);
+    let args = main["args"].as_array().unwrap();
+    assert!(args.windows(2).any(|pair| pair == ["--device", "cuda"]), "{args:?}");
+    assert_eq!(main["env"][0]["name"], "CUDA_CACHE_PATH");
     assert!(!main["args"].as_array().unwrap().contains(&"--max-batch-size".into()));
 }
 

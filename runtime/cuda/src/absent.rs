@@ -1,0 +1,36 @@
+//! What there is without the feature: nothing.
+
+use std::path::Path;
+
+use pilotlight_engine::Model;
+
+use crate::{Gauge, Gpu, Precision, Reason, Unavailable};
+
+/// The GPU of this number, with all that is needed to run on it.
+///
+/// # Errors
+/// What is missing.
+pub fn find(_index: u32) -> Result<Gpu, Unavailable> {
+    Err(Unavailable(vec![Reason::NotBuilt]))
+}
+
+/// Keeps compiled kernels in this folder.
+///
+/// # Errors
+/// Always: there are none.
+pub fn use_kernels(_folder: &Path) -> Result<(), String> {
+    Err(Reason::NotBuilt.to_string())
+}
+
+/// Reads an ONNX file and makes it ready to run there.
+///
+/// # Errors
+/// Always.
+pub fn load(_path: &Path, _gpu: &Gpu, _precision: Precision) -> Result<Box<dyn Model>, String> {
+    Err(Reason::NotBuilt.to_string())
+}
+
+/// A gauge of the GPU.
+pub fn usage(_gpu: &Gpu) -> Option<Gauge> {
+    None
+}

@@ -1,0 +1,96 @@
+//! Makes a preparation: the model is loaded and run at every size of the ladder, in a process of its own.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::Devices;
+use super::store::{Record, Rung};
+use crate::config::{Args, PrepareArgs};
+use crate::executor::panic_text;
+use crate::fetch::Remote;
+use crate::ladder::Ladder;
+use crate::model::Model;
+use crate::served::is_batchable;
+use crate::warmup::sample_of;
+
+/// Runs at each size: the first compiles, the best of the others is what it takes from then on.
+const RUNS: usize = 3;
+
+/// `pilotlight runtime prepare`: prepares one model, prints a line of JSON for each size and one at the end.
+pub(crate) fn prepare(args: &PrepareArgs) -> ExitCode {
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &PrepareArgs) -> Result<(), String> {
+    let serve = Args::from(args);
+    let path = Remote::new(&serve).file(&args.model)?;
+    let devices = crate::process::devices(&serve, true)?;
+    let tell = |rung: usize, took: &Rung| {
+        println!(
+            "{}",
+            json!({"rows": rung, "first_ms": took.first_ms, "then_ms": took.then_ms})
+        );
+    };
+    let start = Instant::now();
+    let record = make(&devices, &path, tell)?;
+    let sizes: Vec<_> = record.rungs.keys().collect();
+    let seconds = start.elapsed().as_secs_f64();
+    println!(
+        "{}",
+        json!({"prepared": sizes, "device": devices.place().describe(), "seconds": seconds, "key": record.key})
+    );
+    Ok(())
+}
+
+/// Prepares a model file and keeps that.
+///
+/// # Errors
+/// Why it can't be loaded, or run at one of the sizes; nothing is kept then, but for the kernels that were compiled.
+pub(super) fn make(devices: &Devices, path: &Path, mut tell: impl FnMut(usize, &Rung)) -> Result<Record, String> {
+    let key = devices.key(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let model = devices.plain(path)?;
+    let ladder = devices.ladder.unwrap_or(Ladder::new(1));
+    let sizes = if is_batchable(model.signature()) {
+        ladder.rungs()
+    } else {
+        vec![1]
+    };
+    let mut rungs = BTreeMap::new();
+    for size in sizes {
+        let rung = measure(&*model, size).map_err(|e| format!("at {size} rows: {e}"))?;
+        tell(size, &rung);
+        rungs.insert(size, rung);
+    }
+    let record = Record { key, rungs };
+    let kept = devices.store.keep(&record);
+    kept.map_err(|e| format!("the preparation can't be kept: {e}; give a folder with --prepared-dir"))?;
+    Ok(record)
+}
+
+fn measure(model: &dyn Model, rows: usize) -> Result<Rung, String> {
+    let mut times = Vec::with_capacity(RUNS);
+    for _ in 0..RUNS {
+        let inputs = sample_of(model.signature(), rows).ok_or("the declared inputs are too large")?;
+        let start = Instant::now();
+        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model.run(inputs)));
+        run.map_err(|panic| format!("the model panicked: {}", panic_text(&*panic)))?
+            .map_err(|e| e.to_string())?;
+        times.push(start.elapsed());
+    }
+    let ms = |t: Duration| t.as_secs_f64() * 1000.0;
+    let best = times[1..].iter().min().copied().unwrap_or_default();
+    Ok(Rung {
+        first_ms: ms(times[0]),
+        then_ms: ms(best),
+    })
+}
