@@ -40,6 +40,18 @@ pub(crate) trait Isa {
     /// The CPU has the instructions, and from every tap on `U` vectors behind `x` may be read.
     unsafe fn plane<const U: usize>(x: *const f32, taps: &[(usize, f32)], tile: &mut Tile);
 
+    /// The largest numbers of `U` vectors of windows that follow each other: each tap's place. NaN where one is.
+    ///
+    /// # Safety
+    /// The CPU has the instructions, and from every tap on `U` vectors behind `x` may be read.
+    unsafe fn maxima<const U: usize>(x: *const f32, window: &[usize], tile: &mut Tile);
+
+    /// Fills `to` with numbers that lie `step` apart.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn copy(from: &[f32], step: usize, to: &mut [f32]);
+
     /// Writes the numbers of one vector that `keep` has bits for side by side into `out`, finished.
     ///
     /// # Safety
@@ -57,6 +69,17 @@ pub(crate) struct Windows<'a> {
     pub(crate) window: &'a [usize],
     pub(crate) channels: usize,
     pub(crate) pitch: usize,
+}
+
+/// `Isa::copy` in plain code.
+#[inline(always)]
+fn copy(from: &[f32], step: usize, to: &mut [f32]) {
+    // Constant steps become shuffles of whole vectors.
+    match step {
+        1 => to.copy_from_slice(&from[..to.len()]),
+        2 => to.iter_mut().zip(from.iter().step_by(2)).for_each(|(to, x)| *to = *x),
+        s => to.iter_mut().zip(from.iter().step_by(s)).for_each(|(to, x)| *to = *x),
+    }
 }
 
 /// What is done to a convolution's sums when they are written.
@@ -187,7 +210,10 @@ pub(crate) unsafe fn windows<I: Isa>(
     tile: &mut Tile,
 ) {
     let depth = window.len() * channels;
-    assert!(depth > 0 && depth * I::MR <= a.len(), "filters reach behind their slice");
+    assert!(
+        depth > 0 && depth * I::MR <= a.len(),
+        "filters reach behind their slice"
+    );
     let far = from[0].max(from[1]) + (channels - 1) * pitch + reach + I::LANES;
     assert!(far <= x.len(), "windows reach behind the image");
     let p = Windows {
@@ -366,6 +392,24 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    unsafe fn maxima<const U: usize>(x: *const f32, window: &[usize], tile: &mut Tile) {
+        let mut top = [[f32::NEG_INFINITY; Self::LANES]; U];
+        for &tap in window {
+            // SAFETY: the caller vouches for all elements; the array needs no more alignment than its floats.
+            let x = unsafe { &*x.add(tap).cast::<[[f32; Self::LANES]; U]>() };
+            for (top, &x) in top.as_flattened_mut().iter_mut().zip(x.as_flattened()) {
+                *top = if x > *top || x.is_nan() { x } else { *top };
+            }
+        }
+        tile[..U * Self::LANES].copy_from_slice(top.as_flattened());
+    }
+
+    #[inline(always)]
+    unsafe fn copy(from: &[f32], step: usize, to: &mut [f32]) {
+        copy(from, step, to);
+    }
+
+    #[inline(always)]
     unsafe fn put(sums: &[f32], keep: u32, finish: Last, out: &mut [f32]) {
         finish.put(sums, keep, out);
     }
@@ -377,9 +421,11 @@ pub(crate) use x86::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_compress_ps,
-        _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        __m256, __m512, _CMP_UNORD_Q, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_blendv_ps, _mm256_cmp_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_mov_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_compress_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_permutex2var_ps,
+        _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     use super::{Isa, Last, Strided, Tile, Windows, Work};
@@ -408,7 +454,7 @@ mod x86 {
 
     macro_rules! isa {
         ($name:ident, $doc:literal, $rows:literal, $lanes:literal, $features:literal,
-         $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $add:ident, $put:expr) => {
+         $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $add:ident, $max:ident, $copy:expr, $put:expr) => {
             #[doc = $doc]
             pub(crate) struct $name;
 
@@ -466,6 +512,25 @@ mod x86 {
                     for (to, sums) in vectors.iter_mut().zip(sums) {
                         // SAFETY: `to` is an array of a vector's length; the stores need no alignment.
                         unsafe { $store(to.as_mut_ptr(), sums) };
+                    }
+                }
+
+                /// # Safety
+                /// From every tap on `U` vectors behind `x` may be read.
+                #[target_feature(enable = $features)]
+                unsafe fn maxima_kernel<const U: usize>(x: *const f32, window: &[usize], tile: &mut Tile) {
+                    let mut top = [$splat(f32::NEG_INFINITY); U];
+                    for &tap in window {
+                        for u in 0..U {
+                            // SAFETY: the caller vouches for the elements; the loads need no alignment.
+                            let x = unsafe { $load(x.add(tap + u * $lanes)) };
+                            top[u] = $max(top[u], x);
+                        }
+                    }
+                    let vectors = tile.as_chunks_mut::<$lanes>().0;
+                    for (to, top) in vectors.iter_mut().zip(top) {
+                        // SAFETY: `to` is an array of a vector's length; the stores need no alignment.
+                        unsafe { $store(to.as_mut_ptr(), top) };
                     }
                 }
             }
@@ -540,6 +605,18 @@ mod x86 {
                 }
 
                 #[inline(always)]
+                unsafe fn maxima<const U: usize>(x: *const f32, window: &[usize], tile: &mut Tile) {
+                    const { assert!(U * $lanes <= super::MAX_TILE) };
+                    // SAFETY: the caller vouches for the instructions and the elements.
+                    unsafe { Self::maxima_kernel::<U>(x, window, tile) }
+                }
+
+                #[inline(always)]
+                unsafe fn copy(from: &[f32], step: usize, to: &mut [f32]) {
+                    $copy(from, step, to);
+                }
+
+                #[inline(always)]
                 unsafe fn put(sums: &[f32], keep: u32, finish: Last, out: &mut [f32]) {
                     $put(sums, keep, finish, out);
                 }
@@ -572,6 +649,8 @@ mod x86 {
         _mm256_set1_ps,
         _mm256_fmadd_ps,
         _mm256_add_ps,
+        max256,
+        super::copy,
         |sums: &[f32], keep, finish: Last, out: &mut [f32]| finish.put(sums, keep, out)
     );
     isa!(
@@ -586,19 +665,68 @@ mod x86 {
         _mm512_set1_ps,
         _mm512_fmadd_ps,
         _mm512_add_ps,
+        max512,
+        // SAFETY: the caller of `copy` vouches for the instructions.
+        |from: &[f32], step: usize, to: &mut [f32]| unsafe { copy_masked(from, step, to) },
         // SAFETY: the caller of `put` vouches for the instructions.
         |sums: &[f32], keep: u32, finish: Last, out: &mut [f32]| unsafe { put_compressed(sums, keep, finish, out) }
     );
+
+    /// The larger of two numbers; NaN where one is. The instruction alone gives the second where one of the two is NaN.
+    #[target_feature(enable = "avx2,fma")]
+    fn max256(top: __m256, x: __m256) -> __m256 {
+        _mm256_blendv_ps(_mm256_max_ps(x, top), x, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x))
+    }
+
+    /// The same of longer vectors.
+    #[target_feature(enable = "avx512f")]
+    fn max512(top: __m512, x: __m512) -> __m512 {
+        _mm512_mask_mov_ps(_mm512_max_ps(x, top), _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), x)
+    }
+
+    /// `super::copy` without a loop for the rest of a row.
+    #[target_feature(enable = "avx512f")]
+    fn copy_masked(from: &[f32], step: usize, to: &mut [f32]) {
+        if step > 2 || to.is_empty() {
+            return super::copy(from, step, to);
+        }
+        let n = to.len();
+        assert!((n - 1) * step < from.len(), "a row's length");
+        let first = |n: usize| if n >= 16 { 0xffff } else { (1u16 << n) - 1 };
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        for at in (0..n).step_by(16) {
+            let left = n - at;
+            // SAFETY: only numbers up to the last that is wanted are read, and no more than `to` has are written.
+            unsafe {
+                let source = from.as_ptr().add(at * step);
+                let v = if step == 1 {
+                    _mm512_maskz_loadu_ps(first(left), source)
+                } else {
+                    let last = 2 * left - 1;
+                    let low = _mm512_maskz_loadu_ps(first(last), source);
+                    let high = _mm512_maskz_loadu_ps(first(last.saturating_sub(16)), source.wrapping_add(16));
+                    _mm512_permutex2var_ps(low, even, high)
+                };
+                _mm512_mask_storeu_ps(to.as_mut_ptr().add(at), first(left), v);
+            }
+        }
+    }
 
     /// `Last::put` with the kept numbers moved together in a register.
     #[target_feature(enable = "avx512f")]
     fn put_compressed(sums: &[f32], keep: u32, finish: Last, out: &mut [f32]) {
         let n = keep.count_ones();
-        assert!(sums.len() == 16 && n as usize <= out.len() && n <= 16, "a vector's length");
+        assert!(
+            sums.len() == 16 && n as usize <= out.len() && n <= 16,
+            "a vector's length"
+        );
         let first = ((1u32 << n) - 1) as u16;
         // SAFETY: there are 16 numbers; the load needs no alignment.
-        let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-        let mut y = _mm512_add_ps(_mm512_maskz_compress_ps(keep as u16, sums), _mm512_set1_ps(finish.bias));
+        let mut sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
+        if n < 16 {
+            sums = _mm512_maskz_compress_ps(keep as u16, sums);
+        }
+        let mut y = _mm512_add_ps(sums, _mm512_set1_ps(finish.bias));
         if finish.add {
             // SAFETY: only the first `n` numbers are read, and `out` has them.
             y = _mm512_add_ps(y, unsafe { _mm512_maskz_loadu_ps(first, out.as_ptr()) });
