@@ -24,11 +24,13 @@ test: tools python cluster-programs ## unit, property and end-to-end tests
 	cargo test --workspace --doc
 	cargo test --workspace --test '*' --no-fail-fast -- --test-threads=1
 
-clients: tools python ## KServe's and Triton's clients, grpcurl and curl against a runtime and a sleeping model (needs Go)
+clients: tools python ## KServe's and Triton's clients, grpcurl, curl, emulators of storage against a runtime and a sleeping model (needs Go, npm)
 	e2e/python/kserve.sh
 	e2e/grpcurl.sh
-	cargo build --package pilotlight
-	cargo test --package pilotlight-e2e --features clients --test all_clients -- --test-threads=1
+	e2e/emulators.sh
+	@# The selection of `make test`, so that nothing is built twice.
+	cargo build --workspace --all-targets
+	cargo test --workspace --features pilotlight-e2e/clients --test all_clients --test emulators --no-fail-fast -- --test-threads=1
 
 e2e-cluster: tools cluster-programs ## end-to-end tests on a real Kubernetes, or on the one that KUBECONFIG names
 	cargo build
@@ -53,8 +55,9 @@ bench: tools python cluster-programs ## proxy against HAProxy, wakes here and in
 conformance: tools python ## ONNX's own cases against the engine; writes runtime/engine/CONFORMANCE.md
 	PILOTLIGHT_WRITE_CONFORMANCE=1 cargo test --quiet --package pilotlight-e2e --test conformance -- --nocapture
 
-fuzz: tools  ## changed models against the engine for 30 seconds; needs cargo-fuzz
-	runtime/engine/fuzz/run 30
+fuzz:        ## bodies, manifests and models that nobody would send, SECONDS (30) of each kind
+	.ci/tools fuzz
+	e2e/fuzz $(or $(SECONDS),30)
 
 lint: tools  ## formatting and lints, warnings denied
 	cargo fmt --all --check

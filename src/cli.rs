@@ -99,6 +99,7 @@ mod tests {
             "pilotlight delete -f iris.yaml",
             "pilotlight predict iris --data @flowers.json",
             "pilotlight predict iris --data {} --protocol v2 --url http://127.0.0.1:8080",
+            "pilotlight predict iris --data {} --url https://127.0.0.1:8443 --ca ca.pem --token-file token",
             "pilotlight logs iris --follow --tail 10",
             "pilotlight crds",
             "pilotlight crds --keda",

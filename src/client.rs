@@ -1,9 +1,12 @@
 //! Talks to the admin API of a running `pilotlight up`.
 
-use std::{error::Error as _, io, time::Duration};
+use std::{error::Error as _, fs, io, path::PathBuf, time::Duration};
 
 use pilotlight_manifests::Fault;
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header::HeaderMap};
+use reqwest::{
+    Certificate, Method, RequestBuilder, Response, StatusCode, Url,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
 use serde::de::DeserializeOwned;
 
 use crate::api::{Applied, List, Refusal};
@@ -24,14 +27,32 @@ pub(crate) struct Server {
         value_parser = url
     )]
     pub(crate) server: Url,
+    #[command(flatten)]
+    pub(crate) access: Access,
+}
+
+/// What a server may ask of its clients.
+#[derive(Clone, Default, clap::Args)]
+pub(crate) struct Access {
+    /// PEM file with the authorities that an https server's certificate may come from, besides the system's.
+    #[arg(long, value_name = "FILE", env = "PILOTLIGHT_CA")]
+    pub(crate) ca: Option<PathBuf>,
+    /// File whose first line is the bearer token to show; the server's own will do.
+    #[arg(long = "token-file", value_name = "FILE", env = "PILOTLIGHT_TOKEN_FILE")]
+    pub(crate) token: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("ca", &self.ca).finish_non_exhaustive()
+    }
 }
 
 /// Reads a URL of a server; a bare `host:port` is not one.
 pub(crate) fn url(text: &str) -> Result<Url, String> {
     match Url::parse(text) {
-        Ok(url) if url.scheme() == "http" && url.has_host() => Ok(url),
-        Ok(url) if url.scheme() == "https" => Err("https is not supported yet: give http://HOST:PORT".to_owned()),
-        Ok(_) | Err(_) => Err("expected http://HOST:PORT".to_owned()),
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        Ok(_) | Err(_) => Err("expected http://HOST:PORT or https://HOST:PORT".to_owned()),
     }
 }
 
@@ -55,6 +76,13 @@ pub(crate) enum Error {
     /// It answers what no pilotlight answers.
     #[error("{server} does not answer like pilotlight: {cause}")]
     Foreign { server: Url, cause: String },
+    /// A file of the command line.
+    #[error("{flag} {}: {reason}", path.display())]
+    File {
+        flag: &'static str,
+        path: PathBuf,
+        reason: String,
+    },
     /// Standard output or a file.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -77,10 +105,9 @@ pub(crate) struct Client {
 impl Client {
     /// Connects on first use.
     pub(crate) fn new(server: &Server) -> Result<Self, Error> {
-        let server = server.server.clone();
         Ok(Self {
-            http: http(&server)?,
-            server,
+            http: http(&server.server, &server.access)?,
+            server: server.server.clone(),
         })
     }
 
@@ -181,17 +208,60 @@ impl Client {
 }
 
 /// A client without proxies and redirects: admin and model addresses are the user's own.
-pub(crate) fn http(server: &Url) -> Result<reqwest::Client, Error> {
+pub(crate) fn http(server: &Url, access: &Access) -> Result<reqwest::Client, Error> {
     pilotlight_storage::install_tls_provider();
-    reqwest::Client::builder()
+    let mut builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(5))
-        .build()
-        .map_err(|error| Error::Unreachable {
-            server: server.clone(),
-            cause: cause(&error),
-        })
+        .default_headers(access.headers()?);
+    for authority in access.authorities()? {
+        builder = builder.add_root_certificate(authority);
+    }
+    builder.build().map_err(|error| Error::Unreachable {
+        server: server.clone(),
+        cause: cause(&error),
+    })
+}
+
+impl Access {
+    fn authorities(&self) -> Result<Vec<Certificate>, Error> {
+        let Some(path) = &self.ca else {
+            return Ok(Vec::new());
+        };
+        let fault = |reason: String| Error::File {
+            flag: "--ca",
+            path: path.clone(),
+            reason,
+        };
+        let pem = fs::read(path).map_err(|error| fault(error.to_string()))?;
+        match Certificate::from_pem_bundle(&pem) {
+            Ok(all) if !all.is_empty() => Ok(all),
+            Ok(_) => Err(fault("no certificate in it: give a PEM file".to_owned())),
+            Err(error) => Err(fault(cause(&error))),
+        }
+    }
+
+    fn headers(&self) -> Result<HeaderMap, Error> {
+        let mut headers = HeaderMap::new();
+        if let Some(path) = &self.token {
+            let fault = |reason: String| Error::File {
+                flag: "--token-file",
+                path: path.clone(),
+                reason,
+            };
+            let text = fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+            let token = text.lines().next().unwrap_or_default().trim();
+            if token.is_empty() {
+                return Err(fault("its first line has no token".to_owned()));
+            }
+            let value = HeaderValue::try_from(format!("Bearer {token}"));
+            let mut value = value.map_err(|_| fault("a token is visible ASCII characters".to_owned()))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        Ok(headers)
+    }
 }
 
 /// Sends a request; an answer that is no success is an error with what its body says.
@@ -298,9 +368,40 @@ mod tests {
     fn servers_are_urls() {
         assert!(url("http://127.0.0.1:9090").is_ok());
         assert!(url("http://[::1]:9090/prefix/").is_ok());
-        for text in ["127.0.0.1:9090", "localhost:9090", "https://x", "ftp://x", ""] {
+        assert!(url("https://models.example.com").is_ok());
+        for text in ["127.0.0.1:9090", "localhost:9090", "ftp://x", ""] {
             assert!(url(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_of_the_command_line_that_is_no_use_is_named() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (empty, token) = (folder.path().join("empty"), folder.path().join("token"));
+        fs::write(&empty, "\n").expect("file");
+        fs::write(&token, "secret-of-mine\nanother\n").expect("file");
+        let server = url("https://x").expect("url");
+        let said = |ca: Option<&PathBuf>, token: Option<&PathBuf>| {
+            let access = Access {
+                ca: ca.cloned(),
+                token: token.cloned(),
+            };
+            http(&server, &access).map(drop).map_err(|error| error.to_string())
+        };
+        assert!(said(Some(&empty), None).unwrap_err().starts_with("--ca "));
+        assert!(
+            said(None, Some(&empty))
+                .unwrap_err()
+                .ends_with("its first line has no token")
+        );
+        assert_eq!(said(None, Some(&token)), Ok(()));
+        let access = Access {
+            ca: None,
+            token: Some(token),
+        };
+        let headers = access.headers().expect("a token");
+        assert_eq!(headers[AUTHORIZATION], "Bearer secret-of-mine");
+        assert!(!format!("{headers:?}").contains("secret"));
     }
 
     #[test]
@@ -330,6 +431,7 @@ mod tests {
         drop(listener);
         let server = Server {
             server: url(&format!("http://{address}")).expect("url"),
+            access: Access::default(),
         };
         let error = Client::new(&server)
             .expect("client")

@@ -266,9 +266,14 @@ impl Activator {
     }
 
     /// The registry behind `/metrics`: what others register there is shown too. Gauges of the activator itself are set
-    /// only when `/metrics` of [`Self::admin_router`] is read.
+    /// only by [`Self::gather`], which `/metrics` of [`Self::admin_router`] calls.
     pub fn registry(&self) -> prometheus::Registry {
         self.inner.shared.metrics.registry()
+    }
+
+    /// Every series of the registry, with the gauges set to now.
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.inner.gather()
     }
 
     /// Events from now on. A receiver that falls behind by more than [`Config::event_buffer`] loses the oldest and is
@@ -323,7 +328,7 @@ impl Inner {
     }
 
     /// The metrics with their gauges set to now.
-    pub(crate) fn metrics_text(&self) -> prometheus::Result<Vec<u8>> {
+    pub(crate) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
         let metrics = &self.shared.metrics;
         // Also keeps two readers from clearing each other's gauges.
         let control = self.control.lock();
@@ -335,7 +340,7 @@ impl Inner {
         for (id, stats) in &control.stats {
             metrics.show_route(id.as_str(), stats.concurrency.load(Ordering::Relaxed));
         }
-        metrics.text()
+        metrics.gather()
     }
 }
 

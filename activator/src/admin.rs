@@ -56,7 +56,7 @@ async fn queue(State(inner): State<Arc<Inner>>) -> Json<BTreeMap<String, QueueCo
 }
 
 async fn metrics(State(inner): State<Arc<Inner>>) -> Response {
-    match inner.metrics_text() {
+    match prometheus::TextEncoder::new().encode_to_string(&inner.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -159,8 +159,13 @@ impl Backend {
 
     /// Endpoints that are ready.
     pub(crate) fn ready(&self) -> Vec<EndpointId> {
-        let ready = self.state.lock().ready_endpoints();
-        ready.into_iter().map(|replica| replica.id.clone()).collect()
+        let ready = self.ready_replicas().into_iter();
+        ready.map(|replica| replica.id.clone()).collect()
+    }
+
+    /// Those themselves.
+    pub(crate) fn ready_replicas(&self) -> Vec<Arc<Replica>> {
+        self.state.lock().ready_endpoints()
     }
 
     pub(crate) fn in_flight(&self, key: u64) -> u32 {

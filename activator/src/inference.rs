@@ -8,6 +8,7 @@
 //! | `/v1/models`, `/v2/models` | list of models |
 //! | `POST /v2/repository/index` | repository index |
 //! | `/v1/models/{m}`, `/v2/models/{m}[/versions/{v}]/ready` | model ready |
+//! | `/v2/models/stats` | statistics of all models that are awake (`statistics`) |
 //! | other `GET` under `/v2/models/{m}` | metadata |
 //! | `POST /v1/models/{m}:verb`, `POST` under `/v2/models/{m}`, `POST /predict` | inference |
 

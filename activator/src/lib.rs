@@ -38,6 +38,7 @@ mod server;
 mod service;
 pub mod services;
 pub mod snapshot;
+mod statistics;
 mod trace;
 mod upgrade;
 pub mod wake;

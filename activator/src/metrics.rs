@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder, core::Collector,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector,
+    proto::MetricFamily,
 };
 
 use crate::{
@@ -244,11 +244,9 @@ impl Metrics {
         }
     }
 
-    /// The Prometheus text format.
-    pub(crate) fn text(&self) -> prometheus::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
+    /// Every series.
+    pub(crate) fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
     }
 }
 
@@ -372,6 +370,11 @@ mod tests {
     use super::*;
 
     /// Names and labels are a contract with dashboards and alerts.
+    fn text(metrics: &Metrics) -> String {
+        let families = metrics.gather();
+        prometheus::TextEncoder::new().encode_to_string(&families).unwrap()
+    }
+
     #[test]
     fn the_list_of_metrics_is_this() {
         let metrics = Metrics::new();
@@ -389,7 +392,7 @@ mod tests {
         metrics.replayed(Cause::Reset);
         metrics.dropped(Code::WaitTimeout);
         metrics.cold_start_rejected("ns/a");
-        let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+        let text = text(&metrics);
         let mut names: Vec<String> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE "))
@@ -442,7 +445,7 @@ mod tests {
             stats.series.ended(&metrics, "ns/a", &method, None, Duration::ZERO);
         }
         stats.series.remove(&metrics, "ns/a");
-        let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+        let text = text(&metrics);
         assert!(!text.contains("\"ns"), "{text}");
     }
 }

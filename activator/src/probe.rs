@@ -80,7 +80,8 @@ async fn once(replica: &Arc<Replica>, limits: PoolLimits) -> Option<Startup> {
     ready.then_some(startup)
 }
 
-fn request(replica: &Replica, path: &PathAndQuery) -> Option<Request<Outgoing>> {
+/// A `GET` of a replica by the activator itself.
+pub(crate) fn request(replica: &Replica, path: &PathAndQuery) -> Option<Request<Outgoing>> {
     let host = replica.address.to_string();
     let mut uri = Uri::builder().path_and_query(path.clone());
     if replica.protocol == Protocol::H2c {

@@ -20,6 +20,7 @@ use crate::{
     replay,
     secure::{guard, incoming::ClientBody},
     server::Client,
+    statistics,
 };
 
 /// Answers one request.
@@ -63,6 +64,10 @@ pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
         Ok(Target::Here { call, scope: None }) => {
             let live = client.inner.live.load();
             catalogue::answer(call, Scope::All(&live.entries), retry_after)
+        }
+        Ok(Target::Statistics) => {
+            replay::discard(body).await;
+            statistics::answer(&client.inner).await
         }
         Err(miss) => {
             client.inner.shared.metrics.dropped(miss.code);
@@ -136,6 +141,8 @@ enum Target {
     },
     /// The activator answers, for one route or for all.
     Here { call: Call, scope: Option<Arc<RouteEntry>> },
+    /// All replicas answer.
+    Statistics,
 }
 
 fn resolve(inner: &Inner, parts: &http::request::Parts) -> Result<Target, Miss> {
@@ -161,15 +168,11 @@ fn resolve(inner: &Inner, parts: &http::request::Parts) -> Result<Target, Miss> 
             if miss.code == Code::UnknownRoute && call.is_answered_here() && alive {
                 return Ok(Target::Here { call, scope: None });
             }
-            match &live.entries[..] {
-                // The statistics of all models are those of the only one.
-                [only] if miss.code == Code::UnknownModel && inference::is_statistics(path) => Ok(Target::Route {
-                    entry: Arc::clone(only),
-                    call: Call::Metadata,
-                    strip: 0,
-                }),
-                _ => Err(miss),
+            // No model has this name, then.
+            if miss.code == Code::UnknownModel && inference::is_statistics(path) {
+                return Ok(Target::Statistics);
             }
+            Err(miss)
         }
     }
 }

@@ -3,15 +3,14 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io::{self, Read},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use parking_lot::Mutex;
 use pilotlight_manifests::Storage;
-use pilotlight_storage::{Fetcher, NotOne, Uri, Watch, one_file};
-use sha2::{Digest, Sha256};
+use pilotlight_storage::{Fetcher, NotOne, Uri, Watch, one_file, sha256_of};
 
 use crate::{platform::Hold, status::reason};
 
@@ -169,7 +168,7 @@ impl Models {
         if let Some((_, digest)) = self.known.lock().get(path).filter(|(known, _)| *known == stamp) {
             return Ok(digest.clone());
         }
-        let digest = sha256(&mut file)?;
+        let digest = sha256_of(&mut file)?;
         self.known.lock().insert(path.to_owned(), (stamp, digest.clone()));
         Ok(digest)
     }
@@ -231,29 +230,6 @@ pub(crate) async fn fetch(fetcher: &Fetcher, uri: &str, watch: Watch) -> Result<
         digest: fetched.digest().to_owned(),
         hold: Hold(Some(fetched)),
     })
-}
-
-/// Hexadecimal SHA-256 of everything that is left to read.
-pub(crate) fn sha256(reader: &mut impl Read) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut chunk = vec![0; 256 << 10];
-    loop {
-        match reader.read(&mut chunk)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            read => hasher.update(&chunk[..read]),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String can't fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 pub(crate) use pilotlight_activator::services::{backend, probe};
 use pilotlight_activator::{Route, services};
 use pilotlight_manifests::Service;
+use pilotlight_storage::sha256;
 use serde_json::json;
 
 use crate::{
-    model::{Model, sha256},
+    model::Model,
     platform::{Revision, RuntimeSpec, Workload},
     source::Declared,
 };
@@ -55,7 +56,7 @@ fn revision(service: &Service, digest: &str) -> Revision {
         service.batching.adaptive,
     ]);
     // Reading from memory can't fail, and an empty digest would only cost a roll-over.
-    let whole = sha256(&mut parts.to_string().as_bytes()).unwrap_or_default();
+    let whole = sha256(parts.to_string().as_bytes());
     Revision::new(&whole[..REVISION_DIGITS.min(whole.len())])
 }
 

@@ -3,13 +3,22 @@
 //!
 //! Each reader gives the same numbers in a flat vector; ours gives the whole checked tensor. They take turns, so that what the
 //! machine does meanwhile hits all alike. Milliseconds, median.
+//!
+//! Then the whole: a request with the picture to `pilotlight runtime` and to KServe's Python server, each with a model that gives the
+//! picture's mean, over one connection that waits for each answer.
 
-use std::{hint::black_box, process::Command, time::Instant};
+use std::{
+    hint::black_box,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use pilotlight_e2e::{
-    bench::{figure, median},
-    places,
+    bench::{Request as Post, figure, median, run},
+    client, places, until,
 };
 use pilotlight_runtime::{
     Data, DataType, Dim, Signature, Tensor, TensorInfo,
@@ -51,7 +60,8 @@ fn way<'w, T>(name: &'static str, run: impl Fn() -> T + 'w) -> Way<'w> {
     }
 }
 
-fn main() {
+#[tokio::main]
+async fn main() {
     let signature = signature();
     // As a picture is: bytes scaled to 0..1 in single precision, written the way Python writes a list of an array.
     let values: Vec<f32> = (0..SHAPE.iter().product::<usize>())
@@ -72,8 +82,90 @@ fn main() {
         println!("numbers are {digits}: V2 {} bytes, V1 {} bytes", v2.len(), v1.len());
         read("v2", digits, &v2, &signature);
         read("v1", digits, &v1, &signature);
+        if digits == "long" {
+            whole(&v1, &v2).await;
+        }
     }
     write(&signature, &tensor, &values);
+}
+
+/// A server that ends with the value.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Ended already, then.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    async fn start(mut command: Command, address: SocketAddr) -> Option<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let server = Self {
+            child: command.spawn().ok()?,
+            address,
+        };
+        until("the server is ready", Duration::from_secs(60), async || {
+            client::try_get(&format!("http://{address}/v2/models/m/ready")).await == Some(200)
+        })
+        .await;
+        Some(server)
+    }
+}
+
+fn free() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    listener.local_addr().expect("a bound listener has an address")
+}
+
+/// A request and its answer, here and with KServe's server.
+async fn whole(v1: &str, v2: &str) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = folder.path().join("mean.onnx");
+    pilotlight_e2e::python::script("mean.py", &[&*model.display().to_string()], b"");
+    let address = free();
+    let mut command = Command::new(places::binary());
+    command
+        .arg("runtime")
+        .arg("--model")
+        .arg(format!("m={}", model.display()));
+    command.args(["--http-address", &address.to_string()]);
+    let ours = Server::start(command, address).await.expect("the runtime starts");
+    let theirs = kserve().await;
+    if theirs.is_none() {
+        println!("KServe's server: e2e/python/kserve.sh could not install it, left out");
+    }
+    let servers = [("pilotlight", Some(&ours)), ("kserve", theirs.as_ref())];
+    for (protocol, path, body) in [("v1", "/v1/models/m:predict", v1), ("v2", "/v2/models/m/infer", v2)] {
+        let request = Post::post("bench", path, body);
+        for (name, server) in servers {
+            let Some(server) = server else { continue };
+            let mut round = run(server.address, &request, 1, Duration::from_secs(6)).await;
+            figure(
+                &format!("whole_{protocol}_{name}_ms"),
+                median(&mut round.latencies) * 1000.0,
+            );
+        }
+    }
+}
+
+async fn kserve() -> Option<Server> {
+    let output = Command::new(places::root().join("e2e/python/kserve.sh"))
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let python = output.status.success().then(|| Path::new(text.trim()).to_owned())?;
+    let address = free();
+    let mut command = Command::new(python);
+    command
+        .arg(places::root().join("e2e/python/kserve_server.py"))
+        .arg(address.port().to_string());
+    Server::start(command, address).await
 }
 
 fn signature() -> Signature {

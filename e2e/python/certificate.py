@@ -22,7 +22,8 @@ certificate = (
     .not_valid_before(now - datetime.timedelta(minutes=5))
     .not_valid_after(now + datetime.timedelta(days=1))
     .add_extension(names, critical=False)
-    .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    # No authority: clients that are strict take one for a server.
+    .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     .sign(key, hashes.SHA256())
 )
 pem = serialization.Encoding.PEM

@@ -1,4 +1,4 @@
-//! `up` behind TLS and tokens, as `curl` sees it.
+//! `up` behind TLS and tokens, as `curl` and the command line see it.
 
 use std::{fs, path::Path, process::Output};
 
@@ -23,11 +23,10 @@ async fn curl(args: &[&str]) -> Output {
         .expect("curl is there")
 }
 
-#[tokio::test]
-async fn curl_gets_in_with_the_certificate_and_a_token_and_not_without() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let [certificate, key] = certificate(folder.path());
-    let tokens = folder.path().join("tokens");
+/// `up` with TLS and one token; the folder has the files.
+async fn secured(folder: &Path) -> (Up, [String; 2]) {
+    let [certificate, key] = certificate(folder);
+    let tokens = folder.join("tokens");
     fs::write(&tokens, "a-token-of-the-test\n").expect("the folder is ours");
     let tokens = tokens.display().to_string();
     let args = ["--tls-cert", &certificate, "--tls-key", &key, "--token-file", &tokens];
@@ -37,6 +36,33 @@ async fn curl_gets_in_with_the_certificate_and_a_token_and_not_without() {
         ..Settings::default()
     })
     .await;
+    (up, [certificate, tokens])
+}
+
+#[tokio::test]
+async fn predict_speaks_tls_and_shows_its_token() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (up, [certificate, tokens]) = secured(folder.path()).await;
+    let ask = ["predict", "iris", "--data", r#"{"instances": [[6.8, 2.8, 4.8, 1.4]]}"#];
+    let known = ["--ca", &certificate, "--token-file", &tokens];
+    let answer = up.cli(&[&ask[..], &known].concat()).await;
+    assert_eq!(
+        String::from_utf8_lossy(&answer.stdout).trim_end(),
+        r#"{"predictions":[1]}"#,
+        "{answer:?}"
+    );
+    let stranger = up.cli(&[&ask[..], &known[..2]].concat()).await;
+    let said = String::from_utf8_lossy(&stranger.stderr);
+    assert!(!stranger.status.success() && said.contains("unauthenticated"), "{said}");
+    let unknown = up.cli(&[&ask[..], &known[2..]].concat()).await;
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(!unknown.status.success() && said.contains("certificate"), "{said}");
+}
+
+#[tokio::test]
+async fn curl_gets_in_with_the_certificate_and_a_token_and_not_without() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (up, [certificate, _]) = secured(folder.path()).await;
     let url = format!("https://{}/v1/models/iris:predict", up.http());
     let ask = [
         "--cacert",

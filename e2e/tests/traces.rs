@@ -1,4 +1,4 @@
-//! One trace of a request through activator and runtime, as an OpenTelemetry collector receives it.
+//! One trace of a request through activator and runtime, and the metrics of both, as an OpenTelemetry collector receives them.
 
 use std::{
     io::{Read as _, Write as _},
@@ -49,13 +49,57 @@ fn take(mut stream: &TcpStream, kept: &Mutex<Vec<Vec<u8>>>) -> Option<()> {
         head.push(byte[0]);
     }
     let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
-    assert!(head.starts_with("post /v1/traces"), "{head}");
+    assert!(
+        head.starts_with("post /v1/traces") || head.starts_with("post /v1/metrics"),
+        "{head}"
+    );
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?;
     let mut body = vec![0; length.trim().parse().ok()?];
     stream.read_exact(&mut body).ok()?;
     kept.lock().expect("nobody panicked").push(body);
     let answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
     stream.write_all(answer).ok()
+}
+
+#[tokio::test]
+async fn metrics_of_the_platform_and_of_its_runtimes_reach_a_collector() {
+    let collector = Collector::start();
+    let env = [
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+            format!("http://{}/v1/metrics", collector.address),
+        ),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "200".to_owned()),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test".to_owned()),
+        ("NO_PROXY", "127.0.0.1".to_owned()),
+    ];
+    let up = Up::start(Settings {
+        manifests: vec![Manifest::new("iris", places::example("iris.onnx"))],
+        env: env.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        ..Settings::default()
+    })
+    .await;
+    let reply = client::post_with(&up.predict_url("iris"), &[], &client::flowers_v1()).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    until("the platform's metrics are exported", LIMIT, async || {
+        collector.has(&[
+            b"deployment.environment",
+            b"pilotlight",
+            b"activator_endpoints",
+            b"pilotlight_controller_replicas",
+            b"default/iris",
+        ])
+    })
+    .await;
+    until("the runtime's metrics are exported", LIMIT, async || {
+        collector.has(&[
+            b"pilotlight-runtime",
+            b"ml_requests_total",
+            b"nv_inference_count",
+            b"iris",
+        ])
+    })
+    .await;
 }
 
 #[tokio::test]

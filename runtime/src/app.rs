@@ -368,7 +368,7 @@ impl App {
     {
         // Refused before the body is read: a full queue is no time to take in more.
         let _pass = self.gate.enter()?;
-        self.scheduler.admit(Some(served))?;
+        self.scheduler.admit(served)?;
         let open = self.scheduler.open(served);
         let deadline = arrived + self.config.request_timeout;
         let (body, share) = self.body_by(deadline, headers, body).await?;

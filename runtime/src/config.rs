@@ -66,7 +66,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", env = "MODEL_REPOSITORY")]
     pub model_repository: Option<PathBuf>,
 
-    /// Most requests that wait for the device; one more is answered 503 queue-full.
+    /// Most requests of one model that wait for the device; one more is answered 503 queue-full.
     #[arg(long, value_name = "N", env = "QUEUE_SIZE", default_value_t = 1000, value_parser = bounded(1, 1_000_000))]
     pub queue_size: usize,
 
@@ -242,7 +242,7 @@ pub struct Config {
     pub model_control: ModelControl,
     /// Where models are found by name.
     pub model_repository: Option<PathBuf>,
-    /// Most requests that wait.
+    /// Most requests of one model that wait.
     pub queue_size: usize,
     /// Most bytes of inputs that wait.
     pub queue_bytes: usize,

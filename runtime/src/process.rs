@@ -192,7 +192,7 @@ fn init_logging(level: &str) {
 }
 
 async fn run(args: &Args, models: Vec<(String, Origin)>, config: Config) -> Result<(), Failure> {
-    let _exporting = pilotlight_telemetry::start("pilotlight-runtime");
+    let mut exporting = pilotlight_telemetry::start("pilotlight-runtime");
     let (mut terminate, mut interrupt) = signal(SignalKind::terminate())
         .and_then(|t| Ok((t, signal(SignalKind::interrupt())?)))
         .map_err(bad_start)?;
@@ -203,6 +203,8 @@ async fn run(args: &Args, models: Vec<(String, Origin)>, config: Config) -> Resu
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
+    let series = Arc::clone(&metrics);
+    exporting.metrics(move || series.gather());
     let executor = Executor::spawn().map_err(|error| bad_start(format!("can't start the executor: {error}")))?;
     let scheduler = Scheduler::new(&config, executor, Arc::clone(&metrics));
     let repository = Repository::new(Box::new(loader(args)), scheduler.clone(), Arc::clone(&metrics));

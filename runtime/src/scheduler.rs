@@ -205,22 +205,16 @@ impl Scheduler {
         self.inner.state.lock().queue.len()
     }
 
-    /// Whether one more request, of this model where it is known, would be refused now; lets a face refuse before it reads the
-    /// body.
+    /// Whether one more request of this model would be refused now; lets a face refuse before it reads the body.
     ///
     /// # Errors
     /// `InferError::QueueFull`.
-    pub fn admit(&self, served: Option<&Served>) -> Result<(), InferError> {
-        if self.waiting() < self.inner.queue_size {
-            return Ok(());
+    pub fn admit(&self, served: &Served) -> Result<(), InferError> {
+        let admitted = self.inner.place_for(served);
+        if admitted.is_err() {
+            served.metrics.dropped(DropReason::QueueFull);
         }
-        match served {
-            Some(served) => served.metrics.dropped(DropReason::QueueFull),
-            None => self.inner.metrics.dropped(DropReason::QueueFull),
-        }
-        Err(InferError::QueueFull {
-            limit: self.inner.queue_size,
-        })
+        admitted
     }
 
     /// Queues a request and closes its announcement. Dropping what this returns takes the request out of the queue again;
@@ -265,7 +259,7 @@ impl Inner {
             deadline: request.deadline,
         };
         let mut state = self.state.lock();
-        if let Err(full) = self.room_for(&state, bytes) {
+        if let Err(full) = self.room_for(&state, served, bytes) {
             served.metrics.dropped(DropReason::QueueFull);
             return Err(full);
         }
@@ -275,7 +269,7 @@ impl Inner {
         }
         let ticket = state.queue.push(key.clone(), arrival, job);
         state.bytes += bytes;
-        served.metrics.waiting(1);
+        served.waits(1);
         self.metrics.queue_size.inc();
         drop(state);
         Ok(Pending {
@@ -289,10 +283,17 @@ impl Inner {
         })
     }
 
-    fn room_for(&self, state: &State, bytes: usize) -> Result<(), InferError> {
-        if state.queue.len() >= self.queue_size {
-            return Err(InferError::QueueFull { limit: self.queue_size });
+    /// Each model has a queue of its own, so that a busy one takes no other's places.
+    fn place_for(&self, served: &Served) -> Result<(), InferError> {
+        if served.waiting() < self.queue_size {
+            return Ok(());
         }
+        Err(InferError::QueueFull { limit: self.queue_size })
+    }
+
+    /// Memory is the process's, so bytes are counted over all models.
+    fn room_for(&self, state: &State, served: &Served, bytes: usize) -> Result<(), InferError> {
+        self.place_for(served)?;
         if !state.queue.is_empty() && state.bytes.saturating_add(bytes) > self.queue_bytes {
             return Err(InferError::QueueBytesFull {
                 limit: self.queue_bytes,
@@ -351,7 +352,7 @@ impl Inner {
             state.bytes -= job.bytes;
             job.served.metrics.dropped(DropReason::Deadline);
             self.metrics.queue_size.dec();
-            job.served.metrics.waiting(-1);
+            job.served.waits(-1);
             let limit = job.limit;
             job.answer(Err(InferError::Timeout { limit }));
         }
@@ -385,7 +386,7 @@ impl Inner {
             state.free = Some(now + cost.time(jobs.iter().map(|j| j.work).sum()));
         }
         let requests = jobs.len();
-        key.served.metrics.waiting(-(requests as i64));
+        key.served.waits(-(requests as isize));
         self.metrics.queue_size.sub(requests as i64);
         self.metrics.active_inferences.add(requests as i64);
         Run {
@@ -432,7 +433,7 @@ impl Pending {
             state.bytes -= job.bytes;
             self.key.served.metrics.dropped(reason);
             self.inner.metrics.queue_size.dec();
-            self.key.served.metrics.waiting(-1);
+            self.key.served.waits(-1);
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Served {
     learner: Mutex<Learner>,
     /// Requests that are being received and have not reached the queue.
     pub(crate) open: AtomicUsize,
+    /// Requests in the queue.
+    waiting: AtomicUsize,
     /// What is counted of it.
     pub(crate) metrics: Arc<ModelMetrics>,
     /// Counts since it was loaded.
@@ -56,6 +58,7 @@ impl Served {
             batchable,
             learner: Mutex::default(),
             open: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             metrics: Arc::new(metrics),
             stats: Stats::default(),
             users: TaskTracker::new(),
@@ -90,6 +93,17 @@ impl Served {
     /// Whether requests may share a run.
     pub fn batchable(&self) -> bool {
         self.batchable.load(Ordering::Relaxed)
+    }
+
+    /// Requests of it in the queue.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Requests came into the queue (or, where negative, left it). Called under the queue's lock.
+    pub(crate) fn waits(&self, change: isize) {
+        self.waiting.fetch_add(change as usize, Ordering::AcqRel);
+        self.metrics.waiting(change as i64);
     }
 
     /// A run of this many rows gave outputs.

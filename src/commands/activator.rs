@@ -110,7 +110,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 async fn serve(mut args: Args) -> Result<(), Failure> {
-    let _exporting = pilotlight_telemetry::start("pilotlight-activator");
+    let mut exporting = pilotlight_telemetry::start("pilotlight-activator");
     let base = args.data_plane.config(proxy_config(&args));
     let base = base.map_err(|error| Failure::Message(error.to_string()))?;
     let (proxy, routes) = if args.keda {
@@ -130,6 +130,8 @@ async fn serve(mut args: Args) -> Result<(), Failure> {
         .map_err(|error| Failure::Message(format!("no way to the Kubernetes API server: {error}")))?;
     let cluster = Cluster::new(client, cluster_config(&args), proxy);
     let activator = cluster.activator().clone();
+    let series = activator.clone();
+    exporting.metrics(move || series.gather());
     tracing::info!(http = %args.http_address, admin = %args.admin_address, "serving");
 
     let ended = CancellationToken::new();

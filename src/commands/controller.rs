@@ -117,6 +117,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 async fn serve(args: Args) -> Result<(), Failure> {
+    let mut exporting = pilotlight_telemetry::start("pilotlight-controller");
     let shutdown = stop_on_signal()?;
     let client = Client::try_default()
         .await
@@ -124,6 +125,8 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let message = |error: &dyn std::fmt::Display| Failure::Message(error.to_string());
     let keda = args.keda.then(|| keda::cluster(&args.namespace)).transpose()?;
     let controller = ClusterController::new(client.clone(), config(args)).map_err(|error| message(&error))?;
+    let series = controller.registry().clone();
+    exporting.metrics(move || series.gather());
     let Some(keda) = keda else {
         let ran = controller.run(shutdown, std::future::ready(())).await;
         return ran.map_err(|error| message(&error));

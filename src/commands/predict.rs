@@ -64,7 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         None => told(&args).await?,
     };
     let url = endpoint(&base, &args.name, protocol);
-    let request = client::http(&url)?
+    let request = client::http(&url, &args.server.access)?
         .post(url.clone())
         .header("content-type", "application/json")
         .body(body);

@@ -72,7 +72,7 @@ fn hint(source: &io::Error) -> &'static str {
 pub(super) async fn run(args: Args) -> Result<(), Error> {
     check_directory(&args)?;
     raise_descriptor_limit();
-    let _exporting = pilotlight_telemetry::start("pilotlight");
+    let mut exporting = pilotlight_telemetry::start("pilotlight");
     // Both sockets first: a taken port is told before anything is started.
     let (http, http_address) = listen(args.http_address, "--http-address").await?;
     let (admin, admin_address) = listen(args.admin_address, "--admin-address").await?;
@@ -86,6 +86,8 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
         args.data_plane.config(pilotlight_activator::Config::default())?,
         Arc::new(wake_handle),
     );
+    let series = activator.clone();
+    exporting.metrics(move || series.gather());
     let mut local = LocalConfig::new()?;
     local.max_processes = args.max_processes;
     let controller = Controller::new(

@@ -1,18 +1,21 @@
-//! Where spans go.
+//! Where spans and metrics go.
 
 use std::{
     fmt,
     sync::{Arc, OnceLock},
 };
 
-use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{KeyValue, trace::TracerProvider as _};
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::{
     Resource,
     error::{OTelSdkError, OTelSdkResult},
     trace::{SdkTracer, SdkTracerProvider, SpanData},
 };
+use prometheus::proto::MetricFamily;
 use tokio::runtime::Handle;
+
+use crate::{push::Pushing, variables};
 
 /// Spans are made with it once there is an endpoint.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
@@ -24,11 +27,39 @@ pub(crate) fn tracer() -> Option<&'static SdkTracer> {
 /// Exports until it is dropped, which sends what is left and may take some seconds where nobody takes it.
 #[derive(Debug)]
 #[must_use = "dropping it ends the export"]
-pub struct Exporting(Option<SdkTracerProvider>);
+pub struct Exporting {
+    service_name: &'static str,
+    traces: Option<SdkTracerProvider>,
+    metrics: Option<Pushing>,
+}
+
+impl Exporting {
+    /// Sends what `gather` gives, at each interval and at the end, where the environment says whither; `gather` is called on a
+    /// thread of its own and not at all where it doesn't. What is wrong with the variables is logged, and nothing is sent. A
+    /// second call takes the place of the first.
+    pub fn metrics(&mut self, gather: impl Fn() -> Vec<MetricFamily> + Send + 'static) {
+        let to = match variables::destination(|name| std::env::var(name).ok()) {
+            Ok(Some(to)) => to,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "metrics can't be exported");
+                return;
+            }
+        };
+        let resource = resource(self.service_name);
+        let attributes = resource
+            .iter()
+            .map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+        match Pushing::start(to, attributes.collect(), Box::new(gather)) {
+            Ok(pushing) => self.metrics = Some(pushing),
+            Err(error) => tracing::error!(%error, "metrics can't be exported"),
+        }
+    }
+}
 
 impl Drop for Exporting {
     fn drop(&mut self) {
-        if let Some(provider) = &self.0
+        if let Some(provider) = &self.traces
             && let Err(error) = provider.shutdown()
         {
             tracing::warn!(%error, "not all traces were sent");
@@ -37,20 +68,46 @@ impl Drop for Exporting {
 }
 
 /// Begins to export traces under this service name (unless `OTEL_SERVICE_NAME` gives another), where the environment says
-/// whither. Has to be called within a tokio runtime, which sends them. What is wrong with the variables is logged, and
-/// nothing is exported. A second call in one process does nothing.
+/// whither; [`Exporting::metrics`] adds metrics. Has to be called within a tokio runtime, which sends the traces. What is wrong
+/// with the variables is logged, and nothing is exported. Traces are those of the first call in a process.
 pub fn start(service_name: &'static str) -> Exporting {
+    Exporting {
+        service_name,
+        traces: traces(service_name),
+        metrics: None,
+    }
+}
+
+fn traces(service_name: &'static str) -> Option<SdkTracerProvider> {
     if !is_wanted(|name| std::env::var(name).ok()) {
-        return Exporting(None);
+        return None;
     }
     match provider(service_name) {
-        Ok(provider) if TRACER.set(provider.tracer("pilotlight")).is_ok() => Exporting(Some(provider)),
-        Ok(_) => Exporting(None),
+        Ok(provider) => TRACER.set(provider.tracer("pilotlight")).is_ok().then_some(provider),
         Err(error) => {
             tracing::error!(%error, "traces can't be exported");
-            Exporting(None)
+            None
         }
     }
+}
+
+/// Who it is that exports: the name, the standard variables, and which process of several of one name.
+fn resource(service_name: &'static str) -> Resource {
+    let mut resource = Resource::builder();
+    if std::env::var_os("OTEL_SERVICE_NAME").is_none_or(|name| name.is_empty()) {
+        resource = resource.with_service_name(service_name);
+    }
+    let given = std::env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    if !given.contains("service.instance.id") {
+        resource = resource.with_attribute(KeyValue::new("service.instance.id", instance()));
+    }
+    resource.build()
+}
+
+/// Two replicas that sent the same series under one identity would overwrite each other's. The host is the pod in a cluster.
+fn instance() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
 }
 
 fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
@@ -75,16 +132,12 @@ fn provider(service_name: &'static str) -> Result<SdkTracerProvider, opentelemet
     } else {
         SpanExporter::builder().with_http().build()?
     };
-    let mut resource = Resource::builder();
-    if std::env::var_os("OTEL_SERVICE_NAME").is_none_or(|name| name.is_empty()) {
-        resource = resource.with_service_name(service_name);
-    }
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(OnRuntime {
             exporter: Arc::new(exporter),
             runtime: Handle::current(),
         })
-        .with_resource(resource.build())
+        .with_resource(resource(service_name))
         .build())
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use hyper::body::Incoming;
 use pilotlight_activator::{BackendId, Config, RouteError, RoutePolicy, WeightedBackend};
 
 use crate::support::*;
@@ -205,18 +206,25 @@ async fn weights_decide_which_backend_gets_a_request() {
 }
 
 #[tokio::test]
-async fn the_statistics_of_all_models_are_those_of_the_only_one() {
-    let (stage, _runtime) = Stage::awake(
-        RoutePolicy::default(),
-        handler(|request| async move { answer(request.uri().path().to_owned()) }),
-    )
-    .await;
-    let answer = stage.get("/v2/models/stats").await;
-    assert_eq!(
-        (answer.status.as_u16(), &answer.body[..]),
-        (200, &b"/v2/models/stats"[..])
-    );
-    let routes = ["iris", "digits"].map(|name| route(name, RoutePolicy::default()));
+async fn the_statistics_of_all_models_are_those_of_all_that_are_awake() {
+    let counts = |request: Request<Incoming>| async move {
+        assert_eq!(request.uri().path(), "/v2/models/stats");
+        answer(r#"{"model_stats":[{"name":"iris","version":"1","inference_count":3}]}"#)
+    };
+    let (stage, _runtime) = Stage::awake(RoutePolicy::default(), handler(counts)).await;
+    let other = Runtime::start(handler(counts)).await;
+    let routes = ["iris", "digits", "asleep"].map(|name| route(name, RoutePolicy::default()));
     stage.activator.set_routes(routes.to_vec()).unwrap();
-    assert_eq!(stage.get("/v2/models/stats").await.reason(), "unknown-model");
+    let digits = BackendId::new("ns/digits");
+    stage.activator.set_endpoints(&digits, vec![endpoint(other.address)]);
+    while stage.activator.ready(&digits).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let answer = stage.get("/v2/models/stats").await;
+    let one = r#"{"inference_count":3,"name":"iris","version":"1"}"#;
+    assert_eq!(
+        (answer.status.as_u16(), String::from_utf8_lossy(&answer.body)),
+        (200, format!("{{\"model_stats\":[{one},{one}]}}").into())
+    );
+    assert_eq!(stage.wakes(), 0, "nobody was woken for it");
 }

@@ -134,9 +134,8 @@ where
     // Until the answer is made.
     let mut pass = None;
     let call = async {
-        // Refused before the message is read: a full queue is no time to take in more.
+        // Refused before the message is read, which names the model and so its queue; what is received is bounded in bytes.
         let _ = pass.insert(app.gate.enter()?);
-        app.scheduler.admit(None)?;
         let (message, share) = receive.await?;
         Ok((decode::<ModelInferRequest>(message)?, share))
     };
@@ -159,6 +158,7 @@ async fn metered<S>(
             .repository
             .lease_version(&request.model_name, version(&request.model_version))?;
         meter.model(&lease.served.metrics);
+        app.scheduler.admit(&lease.served)?;
         infer(app, &lease.served, request, share, arrived, deadline).await
     };
     let result = call.await;

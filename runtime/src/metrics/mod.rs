@@ -246,11 +246,6 @@ impl Metrics {
         }
     }
 
-    /// Counts a request that was refused before its model was known.
-    pub(crate) fn dropped(&self, reason: Drop) {
-        self.nobody.drops[reason as usize].inc();
-    }
-
     /// Forgets the series of a model that was unloaded.
     pub(crate) fn forget(&self, model: &str, version: &str) {
         // Absent where the model never got that far; so in the calls below.
@@ -276,11 +271,14 @@ impl Metrics {
         self.triton.forget(model, version);
     }
 
+    /// Every series as it stands.
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
+    }
+
     /// The text format of Prometheus, version 0.0.4.
     pub fn render(&self) -> String {
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap_or_default()
+        TextEncoder::new().encode_to_string(&self.gather()).unwrap_or_default()
     }
 }
 

@@ -246,6 +246,38 @@ async fn a_full_queue_is_a_marked_503() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_queue_of_one_model_leaves_the_others_theirs() {
+    let device = Manual::default();
+    let config = Config {
+        queue_size: 2,
+        ..config()
+    };
+    let mock = || Mock::echo(DataType::F32, 1);
+    let bench = Bench::new(config, device.clone(), &[("m", mock()), ("other", mock())]).await;
+    device.hold();
+    let mut tasks = Vec::new();
+    for _ in 0..3 {
+        tasks.push(bench.start("/v1/models/m:predict", ONE).await);
+    }
+    assert_eq!(bench.post("/v1/models/m:predict", ONE).await.code(), "queue-full");
+    for _ in 0..2 {
+        tasks.push(bench.start("/v1/models/other:predict", ONE).await);
+    }
+    assert_eq!(bench.post("/v1/models/other:predict", ONE).await.code(), "queue-full");
+    // Whoever leaves gives the place back.
+    tasks.remove(1).abort();
+    settle().await;
+    tasks.push(bench.start("/v1/models/m:predict", ONE).await);
+    while device.running().is_some() {
+        device.finish();
+    }
+    for task in tasks {
+        assert_eq!(task.await.unwrap().status, 200);
+    }
+    bench.assert_metric("ml_requests_dropped_total{reason=\"queue_full\"} 2");
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_requests_at_once_than_the_container_concurrency_are_a_marked_503() {
     let (bench, device) = bench(
         Config {

@@ -182,6 +182,20 @@ async fn triton_test_json_nested_too_deep() {
 }
 
 #[tokio::test]
+async fn triton_test_json_recursion_depth_limit() {
+    for (datatype, value) in [(DataType::I64, "123"), (DataType::Bytes, "\"hello\"")] {
+        let bench = identity(datatype, vec![n(), Dim::Fixed(1)]).await;
+        for (depth, expected) in [(120, 400), (50, 200)] {
+            let data = format!("{}{value}{}", "[".repeat(depth), "]".repeat(depth));
+            let json =
+                format!(r#"{{"inputs":[{{"name":"INPUT0","datatype":"{datatype}","shape":[1,1],"data":{data}}}]}}"#);
+            let (status, _, answer) = post(&bench, "identity", &[], json.as_bytes()).await;
+            assert_eq!(status, expected, "{datatype} {depth} deep: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn triton_test_duplicate_outputs_and_inputs() {
     let bench = simple().await;
     let (status, ..) = post(

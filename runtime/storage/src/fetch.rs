@@ -14,7 +14,8 @@ use crate::{
     Error, Uri, archive,
     cache::{Cache, Entry, Held, Origin, RoomError, Scratch},
     config::{Config, default_directory},
-    download::{Download, Failed, blocking, sha256, sha256_of},
+    digest::{sha256, sha256_of},
+    download::{Download, Failed, blocking},
     retry,
     source::{Fault, Listing, Source},
     uri::Kind,
@@ -317,7 +318,7 @@ impl Inner {
         let disk = |error: io::Error| Stop::from(Failed::from(Fault::Disk(error.to_string())));
         let mut checksum = None;
         if let Some(name) = &plan.single {
-            checksum = Some(sha256_of(&scratch.content.join(name)).map_err(disk)?);
+            checksum = Some(file_digest(&scratch.content.join(name)).map_err(disk)?);
         }
         if let Some(expected) = uri.checksum()
             && checksum.as_deref() != Some(expected)
@@ -403,6 +404,10 @@ fn key(uri: &Uri) -> String {
     sha256(uri.url().as_str().as_bytes())[..32].to_owned()
 }
 
+fn file_digest(path: &Path) -> io::Result<String> {
+    sha256_of(&mut File::open(path)?)
+}
+
 /// Bytes of all files of a folder, and the digest of their names and digests.
 fn tree(folder: &Path) -> io::Result<(u64, String)> {
     let (mut bytes, mut lines) = (0, Vec::new());
@@ -420,7 +425,7 @@ fn tree(folder: &Path) -> io::Result<(u64, String)> {
                 .unwrap_or(&path)
                 .to_string_lossy()
                 .into_owned();
-            lines.push(format!("{name}\0{}\n", sha256_of(&path)?));
+            lines.push(format!("{name}\0{}\n", file_digest(&path)?));
         }
     }
     lines.sort();

@@ -11,6 +11,7 @@
 mod archive;
 mod cache;
 mod config;
+mod digest;
 mod download;
 mod error;
 mod fetch;
@@ -20,6 +21,7 @@ mod source;
 mod uri;
 
 pub use config::{Config, Environment, bytes_of, default_directory};
+pub use digest::{sha256, sha256_of};
 pub use error::Error;
 pub use fetch::{Fetched, Fetcher, Progress, Watch};
 pub use find::{NotOne, one_file};

@@ -12,13 +12,11 @@ use pilotlight_manifests::{
         LABEL_INFERENCE_SERVICE, LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY, Workload, predictor,
     },
 };
+use pilotlight_storage::sha256;
 use serde_json::{Map, Value, json};
 
 pub(crate) use self::network::{Endpoint, endpoint_slice, slice_digest, slice_name, value_digest};
-use crate::{
-    kubernetes::runtimes::{NoRuntime, Runtime},
-    model::sha256,
-};
+use crate::kubernetes::runtimes::{NoRuntime, Runtime};
 
 /// Annotation on a Deployment: the digest of everything that was applied with it, so that nothing is written twice.
 pub(crate) const ANNOTATION_APPLIED: &str = "pilotlight.dev/applied";
@@ -189,7 +187,7 @@ fn metadata(name: &str, owner: &Owner, labels: Map<String, Value>, annotations: 
 /// The first digits of the SHA-256 of a value's JSON, whose keys are in order.
 pub(crate) fn digest(value: &Value, digits: usize) -> String {
     // Reading from memory can't fail, and an empty digest would only cost a roll-over.
-    let whole = sha256(&mut value.to_string().as_bytes()).unwrap_or_default();
+    let whole = sha256(value.to_string().as_bytes());
     whole.chars().take(digits).collect()
 }
 

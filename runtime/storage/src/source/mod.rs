@@ -81,7 +81,7 @@ impl Listing {
                 Some(format!("{}\0{}\0{version}\n", object.name, object.size.unwrap_or(0)))
             })
             .collect();
-        Some(crate::download::sha256(lines?.concat().as_bytes()))
+        Some(crate::digest::sha256(lines?.concat().as_bytes()))
     }
 }
 

@@ -1,0 +1,1 @@
+//! A fuzz target, in `fuzz_targets`, and no library.
