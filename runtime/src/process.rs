@@ -276,6 +276,11 @@ async fn load_all(repository: &Repository, models: Vec<(String, Origin)>) -> Res
 /// The engine behind `Repository`.
 fn loader(args: &Args) -> impl Fn(&Path) -> Result<Arc<dyn Model>, String> + Send + Sync + 'static {
     let options = load_options(args);
+    pilotlight_engine::set_limits(pilotlight_engine::Limits {
+        elements: args.max_tensor_elements,
+        bytes: args.max_run_bytes,
+        passes: args.max_loop_passes as u64,
+    });
     let remote = Remote::new(args);
     move |path| load_onnx(&remote.file(path)?, &options)
 }
