@@ -5,7 +5,7 @@ IMAGE ?= pilotlight:0.1.0
 # Static, so that it needs no base image.
 TRIPLE = $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help up cluster test clients e2e-cluster e2e-keda e2e-keda-beside image bench bench-fleet conformance fuzz lint fmt doc licences tools python cluster-programs
+.PHONY: help up cluster test clients e2e-cluster e2e-keda e2e-keda-beside image bench bench-fleet conformance large-model fuzz lint fmt doc licences tools python cluster-programs
 
 help:        ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -62,6 +62,10 @@ bench-fleet: tools cluster-programs ## COUNT services (10,000) on one controller
 
 conformance: tools python ## ONNX's own cases against the engine; writes runtime/engine/CONFORMANCE.md
 	PILOTLIGHT_WRITE_CONFORMANCE=1 cargo test --quiet --package pilotlight-e2e --test conformance -- --nocapture
+
+large-model: tools ## a model past 2 GB, its weights in a sparse file beside it, made and run (8 GB of memory)
+	mkdir -p target/large-model
+	cargo run --release --package pilotlight-engine --example large_model target/large-model
 
 fuzz:        ## bodies, manifests and models that nobody would send, SECONDS (30) of each kind
 	.ci/tools fuzz

@@ -124,6 +124,18 @@ pub struct Args {
     #[arg(long, value_name = "N", env = "THREADS", value_parser = bounded(1, 4096))]
     pub threads: Option<usize>,
 
+    /// Most elements of a tensor that a run computes. A request that would take more fails; the model stays loaded.
+    #[arg(long, value_name = "N", env = "MAX_TENSOR_ELEMENTS", default_value_t = 1 << 29, value_parser = bounded(1, usize::MAX))]
+    pub max_tensor_elements: usize,
+
+    /// Most bytes of all values that are alive at a time in a run, weights not counted.
+    #[arg(long, value_name = "BYTES", env = "MAX_RUN_BYTES", default_value_t = 16 << 30, value_parser = bounded(1, usize::MAX))]
+    pub max_run_bytes: usize,
+
+    /// How often the bodies of a model's loops may run in a run, all loops together.
+    #[arg(long, value_name = "N", env = "MAX_LOOP_PASSES", default_value_t = 1 << 20, value_parser = bounded(1, usize::MAX))]
+    pub max_loop_passes: usize,
+
     /// Log events of this level and above.
     #[arg(long, value_name = "LEVEL", env = "LOG_LEVEL", default_value = "info", value_parser = ["error", "warn", "info", "debug", "trace"])]
     pub log_level: String,

@@ -342,6 +342,11 @@ pub(crate) fn devices(args: &Args, pad: bool) -> Result<Devices, String> {
         None => tracing::info!("models run on {}", place.describe()),
         Some(why) => tracing::info!(%why, "models run on {}", place.describe()),
     }
+    pilotlight_engine::set_limits(pilotlight_engine::Limits {
+        elements: args.max_tensor_elements,
+        bytes: args.max_run_bytes,
+        passes: args.max_loop_passes as u64,
+    });
     let pad = if pad { Some(true) } else { args.pad_batches };
     let folder = args.prepared_dir.clone().unwrap_or_else(|| {
         let cache = args

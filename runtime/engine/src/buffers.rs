@@ -9,8 +9,8 @@ use crate::{Data, Tensor};
 /// Shorter ones come from the allocator as quickly.
 const LEAST: usize = 1 << 12;
 
-/// Floats that all kept buffers have together: 64 MiB.
-const KEPT: usize = 16 << 20;
+/// Floats that all kept buffers have together: 512 MiB, so that even large batches find theirs again.
+const KEPT: usize = 128 << 20;
 
 /// A buffer is taken for no less than a half of it.
 const SLACK: usize = 2;

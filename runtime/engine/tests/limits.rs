@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use pilotlight_engine::onnx::{
-    DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TensorTypeProto, TypeProto,
-    ValueInfoProto,
+    DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TensorTypeProto,
+    TypeProto, ValueInfoProto,
 };
 use pilotlight_engine::{Data, Limits, LoadOptions, RunError, Tensor, load_bytes, set_limits};
 use prost::Message as _;
@@ -66,7 +66,10 @@ fn a_run_beyond_the_limits_that_were_set_fails_and_names_its_node() {
         ..Limits::default()
     };
     let said = run(few).expect("4,000,000 elements are too many");
-    assert!(said.starts_with("product") && said.contains("3999999 elements"), "{said}");
+    assert!(
+        said.starts_with("product") && said.contains("3999999 elements"),
+        "{said}"
+    );
     let little = Limits {
         bytes: 15 << 20,
         ..Limits::default()

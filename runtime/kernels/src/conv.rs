@@ -1,9 +1,9 @@
 //! A convolution: its geometry, its weights in the kernels' layout, and how its work is cut into tasks.
 
 use crate::crew;
-use crate::depthwise::{self, Plane};
+use crate::depthwise::{self, Channels};
 use crate::gemm::{self, Block};
-use crate::planes::{Planes, Vector};
+use crate::planes::{self, Planes, Vector};
 use crate::shared::Shared;
 use crate::simd::{Last, Level};
 use crate::tasks;
@@ -178,27 +178,37 @@ impl Conv {
                 clamp: clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY)),
             },
         };
-        let work = result * self.depth * self.kernel[0] * self.kernel[1];
+        // Writing a result costs about as much as so many sums.
+        let work = result * (self.depth * self.kernel[0] * self.kernel[1] + 16);
         let threads = crew::threads();
         if threads > 1 && batch < threads && work * batch >= tasks::SERIAL {
             let pairs = x.chunks_exact(image).zip(out.chunks_exact_mut(result));
-            return pairs.for_each(|(x, out)| job.image(x, out, threads));
+            job.images(pairs, threads);
+            return;
         }
         tasks::chunks(out, result, work.div_ceil(result), |at, out| {
             let images = x[at / result * image..].chunks_exact(image);
-            images.zip(out.chunks_exact_mut(result)).for_each(|(x, out)| job.image(x, out, 1));
+            job.images(images.zip(out.chunks_exact_mut(result)), 1);
         });
     }
 }
 
 impl Job<'_> {
-    fn image(&self, x: &[f32], out: &mut [f32], threads: usize) {
-        if self.by_plane {
-            return self.depthwise(x, out, threads);
+    /// Convolves images one after the other.
+    fn images<'x>(&self, pairs: impl Iterator<Item = (&'x [f32], &'x mut [f32])>, threads: usize) {
+        let mut buffer = None;
+        for (x, out) in pairs {
+            if self.by_plane {
+                self.depthwise(x, out, threads);
+            } else if self.planes.in_place {
+                self.product(x, out, threads);
+            } else {
+                let laid = self.lay_out(x, buffer.take(), threads);
+                self.product(&laid, out, threads);
+                buffer = Some(laid);
+            }
         }
-        let copied = (!self.planes.in_place).then(|| self.lay_out(x, threads));
-        self.product(copied.as_deref().unwrap_or(x), out, threads);
-        if let Some(buffer) = copied {
+        if let Some(buffer) = buffer {
             gemm::give_back(buffer);
         }
     }
@@ -206,44 +216,40 @@ impl Job<'_> {
     fn depthwise(&self, x: &[f32], out: &mut [f32], threads: usize) {
         let conv = self.conv;
         let taps = conv.kernel[0] * conv.kernel[1];
-        let (plane, pixels) = (self.geometry.input[0] * self.geometry.input[1], self.geometry.pixels());
-        let per_group = conv.filters / conv.groups;
-        let filter = |m: usize, out: &mut [f32]| {
-            let channel = m / per_group;
-            let one = Plane {
-                x: &x[channel * plane..(channel + 1) * plane],
-                weights: &conv.weights[m * taps..(m + 1) * taps],
+        let pixels = self.geometry.pixels();
+        let some = |at: usize, out: &mut [f32]| {
+            let channels = Channels {
+                x,
+                plane: self.geometry.input[0] * self.geometry.input[1],
+                weights: &conv.weights,
+                bias: self.bias,
+                per_channel: conv.filters / conv.groups,
+                first: at / pixels,
                 planes: &self.planes,
                 vectors: &self.vectors,
-                finish: Last {
-                    bias: self.bias.map_or(0.0, |b| b[m]),
-                    ..self.finish
-                },
+                finish: self.finish,
+                pixels,
             };
-            depthwise::plane(conv.level, &one, out);
-        };
-        let some = |at: usize, out: &mut [f32]| {
-            for (k, out) in out.chunks_exact_mut(pixels).enumerate() {
-                filter(at / pixels + k, out);
-            }
+            depthwise::run(conv.level, &channels, out);
         };
         if threads == 1 {
             some(0, out);
         } else {
-            // The copy costs about as much as the taps.
-            tasks::chunks(out, pixels, 2 * taps, some);
+            // A copy and one number at a tap take longer than sums in a tile.
+            tasks::chunks(out, pixels, 5 * taps, some);
         }
     }
 
-    /// The image's planes as the taps read them.
-    fn lay_out(&self, x: &[f32], threads: usize) -> Vec<f32> {
+    /// The image's planes as the taps read them, in the memory of the image before.
+    fn lay_out(&self, x: &[f32], buffer: Option<Vec<f32>>, threads: usize) -> Vec<f32> {
         let plane = self.geometry.input[0] * self.geometry.input[1];
         let pitch = self.planes.pitch;
-        let mut buffer = gemm::borrow(self.planes.space(self.conv.channels()));
+        let fresh = buffer.is_none();
         let channels = self.conv.channels();
-        let lay = |at: usize, planes: &mut [f32]| {
-            let from = x[at / pitch * plane..].chunks_exact(plane);
-            planes.chunks_exact_mut(pitch).zip(from).for_each(|(to, from)| self.planes.write(from, 0.0, to));
+        let mut buffer = buffer.unwrap_or_else(|| gemm::borrow(self.planes.space(channels)));
+        let lay = |at: usize, to: &mut [f32]| {
+            let x = &x[at / pitch * plane..];
+            planes::lay_out(self.conv.level, &self.planes, fresh, x, plane, to);
         };
         if threads == 1 {
             lay(0, &mut buffer[..channels * pitch]);
@@ -259,7 +265,13 @@ impl Job<'_> {
         let rows = conv.level.rows();
         let per_group = conv.filters / conv.groups;
         let depth = self.planes.window.len() * conv.depth;
-        let cuts = Cuts::new(self.vectors.len().div_ceil(2), per_group.div_ceil(rows), depth, conv.groups, threads);
+        let cuts = Cuts::new(
+            self.vectors.len().div_ceil(2),
+            per_group.div_ceil(rows),
+            depth,
+            conv.groups,
+            threads,
+        );
         let weights = conv.weights.len() / conv.groups;
         let out = Shared::new(out);
         let block = |n: usize| {
@@ -285,7 +297,7 @@ impl Job<'_> {
         if threads == 1 {
             (0..blocks).for_each(block);
         } else {
-            let cost = self.conv.filters * self.geometry.pixels() * depth;
+            let cost = self.conv.filters * self.geometry.pixels() * (depth + 16);
             crew::each(blocks, cost, block);
         }
     }
@@ -440,6 +452,9 @@ mod tests {
             ([130, 150, 3, 3], [7, 7], 1),
             ([70, 64, 3, 3], [28, 28], 3),
             ([64, 500, 1, 1], [20, 33], 1),
+            // Planes whose distance is a bad one.
+            ([64, 40, 1, 1], [16, 16], 2),
+            ([96, 70, 3, 3], [14, 14], 1),
             ([16, 3, 7, 7], [90, 90], 1),
         ] {
             let pad = shape[2] / 2;

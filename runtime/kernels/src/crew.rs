@@ -13,10 +13,10 @@ use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a helper looks for work before it sleeps.
-const AWAKE: Duration = Duration::from_micros(100);
+const AWAKE: Duration = Duration::from_micros(200);
 
 /// Multiply-adds from which on sleeping helpers are woken.
-const WAKE: usize = 6_000_000;
+const WAKE: usize = 2_000_000;
 
 /// Looks at the gate between two looks at the clock.
 const LOOKS: u32 = 128;
@@ -103,7 +103,11 @@ pub(crate) fn each(pieces: usize, cost: usize, f: impl Fn(usize) + Sync) {
     let crew = crew();
     let alone = pieces < 2 || crew.helpers == 0 || BUSY.get();
     let asleep = cost < WAKE && crew.asleep.load(Ordering::Relaxed) == crew.helpers;
-    let turn = if alone || asleep { None } else { crew.turn.try_lock().ok() };
+    let turn = if alone || asleep {
+        None
+    } else {
+        crew.turn.try_lock().ok()
+    };
     match turn {
         Some(turn) => {
             crew.together(pieces, cost, &f);
@@ -116,7 +120,8 @@ pub(crate) fn each(pieces: usize, cost: usize, f: impl Fn(usize) + Sync) {
 impl Crew {
     fn together(&self, pieces: usize, cost: usize, f: &(dyn Fn(usize) + Sync)) {
         // SAFETY: only the lifetime changes, and nobody is in with this job when this function returns or panics.
-        let run: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(f as *const (dyn Fn(usize) + Sync + '_)) };
+        let run: *const (dyn Fn(usize) + Sync) =
+            unsafe { std::mem::transmute(f as *const (dyn Fn(usize) + Sync + '_)) };
         // SAFETY: the caller holds `turn`, and the one before it left with the gate closed and nobody in.
         unsafe { *self.job.get() = Job { run, pieces } };
         self.next.store(0, Ordering::Relaxed);

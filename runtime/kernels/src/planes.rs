@@ -5,6 +5,10 @@
 //! are computed too, and left out when results are written (`Vector::keep`).
 
 use crate::conv::Geometry;
+use crate::simd::{Isa, Level, Work, dispatch};
+
+/// Floats of a plane up to which it is filled as a whole before its padding is what is left of that.
+const SMALL: usize = 2048;
 
 /// Floats behind the last plane that may be read for windows which are left out.
 pub(crate) const SLACK: usize = 512;
@@ -19,14 +23,24 @@ pub(crate) struct Planes {
     pub(crate) in_place: bool,
     /// Rows and columns of a part.
     part: [usize; 2],
-    /// Places within a step that have a part: rows, then columns.
-    places: [Vec<usize>; 2],
+    /// What is copied from the input.
+    bodies: Vec<Body>,
     /// From one plane to the next.
     pub(crate) pitch: usize,
     /// Where each tap reads, relative to its window.
     pub(crate) window: Vec<usize>,
     /// The largest of them.
     pub(crate) reach: usize,
+}
+
+/// A part's numbers that come from the input.
+struct Body {
+    /// The first one's place in the input, and in the laid out plane.
+    from: usize,
+    to: usize,
+    /// How many there are.
+    rows: usize,
+    columns: usize,
 }
 
 /// Windows that follow each other.
@@ -73,11 +87,32 @@ impl Planes {
             (false, false) => parts,
             (false, true) => parts + 16,
         };
+        // The input's first row or column that falls on a place, where it goes, and how many there are.
+        let along = |d: usize, place: usize| {
+            let skip = (place + g.stride[d] - g.begin[d] % g.stride[d]) % g.stride[d];
+            let to = ((skip + g.begin[d]) / g.stride[d]).min(part[d]);
+            let n = g.input[d].saturating_sub(skip).div_ceil(g.stride[d]);
+            (skip, to, n.min(part[d] - to))
+        };
+        let mut bodies = Vec::with_capacity(places[0].len() * places[1].len());
+        for (number, (&pr, &pc)) in places[0]
+            .iter()
+            .flat_map(|r| places[1].iter().map(move |c| (r, c)))
+            .enumerate()
+        {
+            let ((top, row, rows), (left, column, columns)) = (along(0, pr), along(1, pc));
+            bodies.push(Body {
+                from: top * g.input[1] + left,
+                to: (number * part[0] + row) * part[1] + column,
+                rows: if columns == 0 { 0 } else { rows },
+                columns,
+            });
+        }
         Self {
             geometry: *g,
             in_place,
             part,
-            places,
+            bodies,
             pitch,
             reach: window.iter().copied().max().unwrap_or(0),
             window,
@@ -124,37 +159,74 @@ impl Planes {
         vectors
     }
 
-    /// Writes a plane in this layout, `fill` where the padding is.
-    #[inline(always)]
-    pub(crate) fn write(&self, x: &[f32], fill: f32, to: &mut [f32]) {
-        let g = &self.geometry;
-        let [height, width] = self.part;
-        let [sr, sc] = g.stride;
-        let parts = to[..self.pitch].chunks_exact_mut(height * width);
-        let places = self.places[0].iter().flat_map(|r| self.places[1].iter().map(move |c| [*r, *c]));
-        for (part, [pr, pc]) in parts.zip(places) {
-            // The first column of the input that falls on this place, and where it goes.
-            let skip = (pc + sc - g.begin[1] % sc) % sc;
-            let left = ((skip + g.begin[1]) / sc).min(width);
-            let n = g.input[1].saturating_sub(skip).div_ceil(sc).min(width - left);
-            for (r, row) in part.chunks_exact_mut(width).enumerate() {
-                let at = (r * sr + pr).wrapping_sub(g.begin[0]);
-                if at >= g.input[0] || n == 0 {
-                    row.fill(fill);
-                    continue;
-                }
-                let from = &x[at * g.input[1] + skip..(at + 1) * g.input[1]];
-                let (head, rest) = row.split_at_mut(left);
-                let (body, tail) = rest.split_at_mut(n);
-                head.fill(fill);
-                tail.fill(fill);
-                // Constant strides become shuffles of whole vectors.
-                match sc {
-                    1 => body.copy_from_slice(&from[..n]),
-                    2 => body.iter_mut().zip(from.iter().step_by(2)).for_each(|(to, x)| *to = *x),
-                    s => body.iter_mut().zip(from.iter().step_by(s)).for_each(|(to, x)| *to = *x),
-                }
+    /// Writes the padding of a plane, which stays while planes are written over each other.
+    pub(crate) fn write_padding(&self, fill: f32, to: &mut [f32]) {
+        let to = &mut to[..self.pitch];
+        if self.pitch <= SMALL {
+            return to.fill(fill);
+        }
+        let mut done = 0;
+        for body in &self.bodies {
+            for row in 0..body.rows {
+                let at = body.to + row * self.part[1];
+                to[done..at].fill(fill);
+                done = at + body.columns;
             }
+        }
+        to[done..].fill(fill);
+    }
+
+    /// Writes a plane, without its padding.
+    ///
+    /// # Safety
+    /// The CPU has the instructions of `I`.
+    #[inline(always)]
+    pub(crate) unsafe fn write<I: Isa>(&self, x: &[f32], to: &mut [f32]) {
+        let [sr, sc] = self.geometry.stride;
+        let line = sr * self.geometry.input[1];
+        for body in &self.bodies {
+            for row in 0..body.rows {
+                let from = &x[body.from + row * line..];
+                let to = &mut to[body.to + row * self.part[1]..][..body.columns];
+                // SAFETY: this function's own condition.
+                unsafe { I::copy(from, sc, to) };
+            }
+        }
+    }
+}
+
+/// Lays planes out one behind the other, with zeros around them where what is there is `fresh`.
+pub(crate) fn lay_out(level: Level, planes: &Planes, fresh: bool, x: &[f32], plane: usize, to: &mut [f32]) {
+    dispatch(
+        level,
+        Layout {
+            planes,
+            fresh,
+            x,
+            plane,
+            to,
+        },
+    );
+}
+
+struct Layout<'a> {
+    planes: &'a Planes,
+    fresh: bool,
+    x: &'a [f32],
+    plane: usize,
+    to: &'a mut [f32],
+}
+
+impl Work for Layout<'_> {
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let to = self.to.chunks_exact_mut(self.planes.pitch);
+        for (to, x) in to.zip(self.x.chunks_exact(self.plane)) {
+            if self.fresh {
+                self.planes.write_padding(0.0, to);
+            }
+            // SAFETY: the caller of `run` vouches for the instructions of `I`.
+            unsafe { self.planes.write::<I>(x, to) };
         }
     }
 }
@@ -165,6 +237,7 @@ mod tests {
 
     use super::Planes;
     use crate::conv::Geometry;
+    use crate::simd::Portable;
 
     proptest! {
         #[test]
@@ -186,7 +259,9 @@ mod tests {
             let mut laid = x.clone();
             if !planes.in_place {
                 laid = vec![f32::NAN; planes.space(1)];
-                planes.write(&x, 0.0, &mut laid);
+                planes.write_padding(0.0, &mut laid);
+                // SAFETY: the portable level needs nothing.
+                unsafe { planes.write::<Portable>(&x, &mut laid) };
             }
             let mut found = vec![Vec::new(); g.pixels()];
             for v in planes.vectors(lanes) {

@@ -3,7 +3,7 @@
 use crate::conv::Geometry;
 use crate::gemm::{borrow, give_back};
 use crate::planes::{Planes, Vector};
-use crate::simd::{Isa, Last, Level, Work, dispatch};
+use crate::simd::{Isa, Last, Level, MAX_TILE, Tile, Work, dispatch};
 use crate::tasks;
 
 /// What a pool makes of a window.
@@ -35,6 +35,10 @@ impl Pool {
     /// # Panics
     /// Where a length is not what the geometry asks for.
     pub fn run(&self, x: &[f32], out: &mut [f32]) {
+        self.run_at(Level::detect(), x, out);
+    }
+
+    fn run_at(&self, level: Level, x: &[f32], out: &mut [f32]) {
         let plane = self.geometry.input[0] * self.geometry.input[1];
         let pixels = self.geometry.pixels();
         assert!(plane > 0 && x.len().is_multiple_of(plane), "input length");
@@ -42,15 +46,32 @@ impl Pool {
         if pixels == 0 {
             return;
         }
-        let level = Level::detect();
         let (planes, vectors) = self.laid_out(level.columns() / 2);
-        // The costs of a copy and of the taps.
-        tasks::chunks(out, pixels, 2 * self.kernel[0] * self.kernel[1], |at, out| {
+        // The costs of a copy and of the taps, by the time that they take.
+        tasks::chunks(out, pixels, 60 + 8 * self.kernel[0] * self.kernel[1], |at, out| {
             let first = at / pixels;
             let x = &x[first * plane..(first + out.len() / pixels) * plane];
             match self.kind {
-                Kind::Max => dispatch(level, Maxima { planes: &planes, vectors: &vectors, x, plane, pixels, out }),
-                Kind::Average { count_pad } => dispatch(level, Means { pool: self, count_pad, x, out }),
+                Kind::Max => dispatch(
+                    level,
+                    Maxima {
+                        planes: &planes,
+                        vectors: &vectors,
+                        x,
+                        plane,
+                        pixels,
+                        out,
+                    },
+                ),
+                Kind::Average { count_pad } => dispatch(
+                    level,
+                    Means {
+                        pool: self,
+                        count_pad,
+                        x,
+                        out,
+                    },
+                ),
             }
         });
     }
@@ -69,8 +90,8 @@ impl Pool {
     }
 }
 
-/// Numbers whose maxima are found at a time, in registers.
-const LANES: usize = 32;
+/// Vectors whose maxima are found at a time.
+const WIDE: usize = 4;
 
 struct Maxima<'a> {
     planes: &'a Planes,
@@ -85,24 +106,34 @@ impl Work for Maxima<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let planes = self.planes;
+        let mut tile: Tile = [0.0; MAX_TILE];
         let mut buffer = borrow(planes.space(1));
-        for (x, out) in self.x.chunks_exact(self.plane).zip(self.out.chunks_exact_mut(self.pixels)) {
-            planes.write(x, f32::NEG_INFINITY, &mut buffer);
+        planes.write_padding(f32::NEG_INFINITY, &mut buffer);
+        for (x, out) in self
+            .x
+            .chunks_exact(self.plane)
+            .zip(self.out.chunks_exact_mut(self.pixels))
+        {
+            // SAFETY: the caller of `run` vouches for the instructions of `I`.
+            unsafe { planes.write::<I>(x, &mut buffer) };
             let mut rest = self.vectors;
             while let Some(first) = rest.first() {
                 // Vectors without a window are left out of the list, so only neighbours go together.
-                let near = rest.iter().take(LANES / I::LANES).enumerate();
+                let near = rest.iter().take(WIDE).enumerate();
                 let n = near.take_while(|(k, v)| v.from == first.from + k * I::LANES).count();
-                let mut top = [f32::NEG_INFINITY; LANES];
-                for &tap in &planes.window {
-                    let x = &buffer[first.from + tap..][..LANES];
-                    for (top, &x) in top.iter_mut().zip(x) {
-                        *top = if x > *top || x.is_nan() { x } else { *top };
+                let reach = first.from + planes.reach + WIDE * I::LANES;
+                assert!(reach <= buffer.len(), "windows reach behind their plane");
+                let x = buffer[first.from..].as_ptr();
+                // SAFETY: the caller of `run` vouches for the instructions of `I`, the assertion for the memory.
+                unsafe {
+                    match n {
+                        1 => I::maxima::<1>(x, &planes.window, &mut tile),
+                        _ => I::maxima::<WIDE>(x, &planes.window, &mut tile),
                     }
                 }
                 let (group, others) = rest.split_at(n);
                 rest = others;
-                for (v, top) in group.iter().zip(top.chunks_exact(I::LANES)) {
+                for (v, top) in group.iter().zip(tile.chunks_exact(I::LANES)) {
                     // SAFETY: the caller of `run` vouches for the instructions of `I`.
                     unsafe { I::put(top, v.keep, Last::NOTHING, &mut out[v.to..]) };
                 }
@@ -122,7 +153,12 @@ struct Means<'a> {
 impl Work for Means<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { pool, count_pad, x, out } = self;
+        let Self {
+            pool,
+            count_pad,
+            x,
+            out,
+        } = self;
         let g = &pool.geometry;
         let plane = g.input[0] * g.input[1];
         let columns: Vec<f32> = (0..g.output[1]).map(|c| pool.count(1, c, count_pad) as f32).collect();
@@ -199,6 +235,7 @@ mod tests {
 
     use super::{Kind, Pool};
     use crate::conv::Geometry;
+    use crate::simd::Level;
     use crate::testing::{near, noise};
 
     proptest! {
@@ -243,10 +280,41 @@ mod tests {
                     }
                 }
             }
-            let mut out = vec![f32::NAN; wanted.len()];
-            Pool { kind, kernel, geometry: g }.run(&x, &mut out);
-            for (&f, &w) in out.iter().zip(&wanted) {
-                prop_assert!(f64::from(f) == w || near(&[f], &[w], 1e-6), "{f} instead of {w}");
+            for level in Level::all() {
+                let mut out = vec![f32::NAN; wanted.len()];
+                Pool { kind, kernel, geometry: g }.run_at(level, &x, &mut out);
+                for (&f, &w) in out.iter().zip(&wanted) {
+                    prop_assert!(f64::from(f) == w || near(&[f], &[w], 1e-6), "{f} instead of {w} at {level:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_of_numbers_and_a_nan_is_nan_wherever_it_is() {
+        let geometry = Geometry {
+            input: [3, 40],
+            output: [1, 38],
+            stride: [1; 2],
+            dilation: [1; 2],
+            begin: [0; 2],
+            end: [0; 2],
+        };
+        let pool = Pool {
+            kind: Kind::Max,
+            kernel: [3, 3],
+            geometry,
+        };
+        for level in Level::all() {
+            for at in 0..120 {
+                let mut x = noise(120, 5);
+                x[at] = f32::NAN;
+                let mut out = vec![0.0; 38];
+                pool.run_at(level, &x, &mut out);
+                for (c, y) in out.iter().enumerate() {
+                    let inside = (c..c + 3).contains(&(at % 40));
+                    assert_eq!(y.is_nan(), inside, "column {c}, NaN at {at}, {level:?}");
+                }
             }
         }
     }

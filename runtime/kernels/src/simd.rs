@@ -28,10 +28,11 @@ pub(crate) trait Isa {
     /// The CPU has the instructions, and every element that `p` names lies within memory that may be read.
     unsafe fn strided<const R: usize>(p: Strided, tile: &mut Tile);
 
-    /// The sums of `R` filters at `C` vectors of windows, `C` being 1 or 2; row `r` begins at `r * NR` in either case.
+    /// The sums of `R` filters at `C` vectors of windows, `C` being 1 or 2. They go where `p` says, finished, or else into
+    /// the tile, where row `r` begins at `r * NR` in either case.
     ///
     /// # Safety
-    /// The CPU has the instructions, and every element that `p` names lies within memory that may be read.
+    /// The CPU has the instructions, and every element that `p` names lies within memory that may be read, or written.
     unsafe fn windows<const R: usize, const C: usize>(p: Windows<'_>, tile: &mut Tile);
 
     /// One filter of one channel at `U` vectors of windows that follow each other: each tap's place and weight.
@@ -39,6 +40,18 @@ pub(crate) trait Isa {
     /// # Safety
     /// The CPU has the instructions, and from every tap on `U` vectors behind `x` may be read.
     unsafe fn plane<const U: usize>(x: *const f32, taps: &[(usize, f32)], tile: &mut Tile);
+
+    /// The largest numbers of `U` vectors of windows that follow each other: each tap's place. NaN where one is.
+    ///
+    /// # Safety
+    /// The CPU has the instructions, and from every tap on `U` vectors behind `x` may be read.
+    unsafe fn maxima<const U: usize>(x: *const f32, window: &[usize], tile: &mut Tile);
+
+    /// Fills `to` with numbers that lie `step` apart.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn copy(from: &[f32], step: usize, to: &mut [f32]);
 
     /// Writes the numbers of one vector that `keep` has bits for side by side into `out`, finished.
     ///
@@ -57,6 +70,27 @@ pub(crate) struct Windows<'a> {
     pub(crate) window: &'a [usize],
     pub(crate) channels: usize,
     pub(crate) pitch: usize,
+    pub(crate) results: Option<Results<'a>>,
+}
+
+/// Where results go whose vectors are all kept. Those of filter `r` and vector `c` begin at `to[c] + r * pitch`.
+#[derive(Clone, Copy)]
+pub(crate) struct Results<'a> {
+    pub(crate) to: [*mut f32; 2],
+    pub(crate) pitch: usize,
+    /// One for each filter; they differ in the bias alone.
+    pub(crate) finish: &'a [Last],
+}
+
+/// `Isa::copy` in plain code.
+#[inline(always)]
+fn copy(from: &[f32], step: usize, to: &mut [f32]) {
+    // Constant steps become shuffles of whole vectors.
+    match step {
+        1 => to.copy_from_slice(&from[..to.len()]),
+        2 => to.iter_mut().zip(from.iter().step_by(2)).for_each(|(to, x)| *to = *x),
+        s => to.iter_mut().zip(from.iter().step_by(s)).for_each(|(to, x)| *to = *x),
+    }
 }
 
 /// What is done to a convolution's sums when they are written.
@@ -170,7 +204,7 @@ pub(crate) unsafe fn product<I: Isa>(
 /// read is known to be there. `reach` is the largest place in `window`.
 ///
 /// # Safety
-/// The CPU has the instructions of `I`.
+/// The CPU has the instructions of `I`, and where `results` go may be written by nobody else.
 #[inline(always)]
 #[allow(
     clippy::too_many_arguments,
@@ -184,10 +218,18 @@ pub(crate) unsafe fn windows<I: Isa>(
     vectors: usize,
     (window, reach): (&[usize], usize),
     (channels, pitch): (usize, usize),
+    results: Option<Results<'_>>,
     tile: &mut Tile,
 ) {
+    assert!(
+        results.is_none_or(|r| r.finish.len() >= rows),
+        "a filter without a bias"
+    );
     let depth = window.len() * channels;
-    assert!(depth > 0 && depth * I::MR <= a.len(), "filters reach behind their slice");
+    assert!(
+        depth > 0 && depth * I::MR <= a.len(),
+        "filters reach behind their slice"
+    );
     let far = from[0].max(from[1]) + (channels - 1) * pitch + reach + I::LANES;
     assert!(far <= x.len(), "windows reach behind the image");
     let p = Windows {
@@ -197,6 +239,7 @@ pub(crate) unsafe fn windows<I: Isa>(
         window,
         channels,
         pitch,
+        results,
     };
     macro_rules! by_rows {
         ($($n:literal)*) => {
@@ -347,8 +390,18 @@ impl Isa for Portable {
                 k += 1;
             }
         }
-        for (row, sums) in tile.chunks_exact_mut(Self::NR).zip(&sums) {
-            row[..C * Self::LANES].copy_from_slice(sums.as_flattened());
+        for (r, sums) in sums.iter().enumerate() {
+            for (c, sums) in sums.iter().enumerate() {
+                let Some(results) = p.results else {
+                    tile[r * Self::NR + c * Self::LANES..][..Self::LANES].copy_from_slice(sums);
+                    continue;
+                };
+                // SAFETY: the caller vouches for all elements; the array needs no more alignment than its floats.
+                let to = unsafe { &mut *results.to[c].add(r * results.pitch).cast::<[f32; Self::LANES]>() };
+                for (y, &s) in to.iter_mut().zip(sums) {
+                    *y = results.finish[r].of(s, *y);
+                }
+            }
         }
     }
 
@@ -366,6 +419,24 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    unsafe fn maxima<const U: usize>(x: *const f32, window: &[usize], tile: &mut Tile) {
+        let mut top = [[f32::NEG_INFINITY; Self::LANES]; U];
+        for &tap in window {
+            // SAFETY: the caller vouches for all elements; the array needs no more alignment than its floats.
+            let x = unsafe { &*x.add(tap).cast::<[[f32; Self::LANES]; U]>() };
+            for (top, &x) in top.as_flattened_mut().iter_mut().zip(x.as_flattened()) {
+                *top = if x > *top || x.is_nan() { x } else { *top };
+            }
+        }
+        tile[..U * Self::LANES].copy_from_slice(top.as_flattened());
+    }
+
+    #[inline(always)]
+    unsafe fn copy(from: &[f32], step: usize, to: &mut [f32]) {
+        copy(from, step, to);
+    }
+
+    #[inline(always)]
     unsafe fn put(sums: &[f32], keep: u32, finish: Last, out: &mut [f32]) {
         finish.put(sums, keep, out);
     }
@@ -377,9 +448,11 @@ pub(crate) use x86::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_compress_ps,
-        _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        __m256, __m512, _CMP_UNORD_Q, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_blendv_ps, _mm256_cmp_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_mov_ps,
+        _mm512_mask_storeu_ps, _mm512_maskz_compress_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps,
+        _mm512_permutex2var_ps, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     use super::{Isa, Last, Strided, Tile, Windows, Work};
@@ -408,7 +481,7 @@ mod x86 {
 
     macro_rules! isa {
         ($name:ident, $doc:literal, $rows:literal, $lanes:literal, $features:literal,
-         $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $add:ident, $put:expr) => {
+         $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $add:ident, $most:ident, $least:ident, $max:ident, $copy:expr, $put:expr) => {
             #[doc = $doc]
             pub(crate) struct $name;
 
@@ -441,6 +514,26 @@ mod x86 {
                         }
                         x = x.map(|x| x.wrapping_add(p.pitch));
                     }
+                    if let Some(results) = p.results {
+                        let finish = &results.finish[..R];
+                        let (low, high) = ($splat(finish[0].clamp.0), $splat(finish[0].clamp.1));
+                        for r in 0..R {
+                            let bias = $splat(finish[r].bias);
+                            for c in 0..C {
+                                let to = results.to[c].wrapping_add(r * results.pitch);
+                                let mut y = $add(sums[r][c], bias);
+                                if finish[0].add {
+                                    // SAFETY: the caller vouches for the elements; the load needs no alignment.
+                                    y = $add(y, unsafe { $load(to) });
+                                }
+                                // Where one of the two is NaN, the second is taken.
+                                y = $least(high, $most(low, y));
+                                // SAFETY: as above.
+                                unsafe { $store(to, y) };
+                            }
+                        }
+                        return;
+                    }
                     let rows = tile.as_chunks_mut::<{ 2 * $lanes }>().0;
                     for (row, sums) in rows.iter_mut().zip(sums) {
                         for c in 0..C {
@@ -466,6 +559,25 @@ mod x86 {
                     for (to, sums) in vectors.iter_mut().zip(sums) {
                         // SAFETY: `to` is an array of a vector's length; the stores need no alignment.
                         unsafe { $store(to.as_mut_ptr(), sums) };
+                    }
+                }
+
+                /// # Safety
+                /// From every tap on `U` vectors behind `x` may be read.
+                #[target_feature(enable = $features)]
+                unsafe fn maxima_kernel<const U: usize>(x: *const f32, window: &[usize], tile: &mut Tile) {
+                    let mut top = [$splat(f32::NEG_INFINITY); U];
+                    for &tap in window {
+                        for u in 0..U {
+                            // SAFETY: the caller vouches for the elements; the loads need no alignment.
+                            let x = unsafe { $load(x.add(tap + u * $lanes)) };
+                            top[u] = $max(top[u], x);
+                        }
+                    }
+                    let vectors = tile.as_chunks_mut::<$lanes>().0;
+                    for (to, top) in vectors.iter_mut().zip(top) {
+                        // SAFETY: `to` is an array of a vector's length; the stores need no alignment.
+                        unsafe { $store(to.as_mut_ptr(), top) };
                     }
                 }
             }
@@ -540,6 +652,18 @@ mod x86 {
                 }
 
                 #[inline(always)]
+                unsafe fn maxima<const U: usize>(x: *const f32, window: &[usize], tile: &mut Tile) {
+                    const { assert!(U * $lanes <= super::MAX_TILE) };
+                    // SAFETY: the caller vouches for the instructions and the elements.
+                    unsafe { Self::maxima_kernel::<U>(x, window, tile) }
+                }
+
+                #[inline(always)]
+                unsafe fn copy(from: &[f32], step: usize, to: &mut [f32]) {
+                    $copy(from, step, to);
+                }
+
+                #[inline(always)]
                 unsafe fn put(sums: &[f32], keep: u32, finish: Last, out: &mut [f32]) {
                     $put(sums, keep, finish, out);
                 }
@@ -572,6 +696,10 @@ mod x86 {
         _mm256_set1_ps,
         _mm256_fmadd_ps,
         _mm256_add_ps,
+        _mm256_max_ps,
+        _mm256_min_ps,
+        max256,
+        super::copy,
         |sums: &[f32], keep, finish: Last, out: &mut [f32]| finish.put(sums, keep, out)
     );
     isa!(
@@ -586,19 +714,85 @@ mod x86 {
         _mm512_set1_ps,
         _mm512_fmadd_ps,
         _mm512_add_ps,
+        _mm512_max_ps,
+        _mm512_min_ps,
+        max512,
+        // SAFETY: the caller of `copy` vouches for the instructions.
+        |from: &[f32], step: usize, to: &mut [f32]| unsafe { copy_masked(from, step, to) },
         // SAFETY: the caller of `put` vouches for the instructions.
         |sums: &[f32], keep: u32, finish: Last, out: &mut [f32]| unsafe { put_compressed(sums, keep, finish, out) }
     );
+
+    /// The larger of two numbers; NaN where one is. The instruction alone gives the second where one of the two is NaN.
+    #[target_feature(enable = "avx2,fma")]
+    fn max256(top: __m256, x: __m256) -> __m256 {
+        _mm256_blendv_ps(_mm256_max_ps(x, top), x, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x))
+    }
+
+    /// The same of longer vectors.
+    #[target_feature(enable = "avx512f")]
+    fn max512(top: __m512, x: __m512) -> __m512 {
+        _mm512_mask_mov_ps(_mm512_max_ps(x, top), _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), x)
+    }
+
+    /// `super::copy` without a loop for the rest of a row.
+    #[target_feature(enable = "avx512f")]
+    fn copy_masked(from: &[f32], step: usize, to: &mut [f32]) {
+        if step > 2 || to.is_empty() {
+            return super::copy(from, step, to);
+        }
+        let n = to.len();
+        assert!((n - 1) * step < from.len(), "a row's length");
+        let first = |n: usize| if n >= 16 { 0xffff } else { (1u16 << n) - 1 };
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        let mut at = 0;
+        // Whole vectors, as long as there is more behind them.
+        while at + 17 <= n {
+            // SAFETY: 17 numbers further on there is one more that is wanted; `to` has 16.
+            unsafe {
+                let source = from.as_ptr().add(at * step);
+                let v = if step == 1 {
+                    _mm512_loadu_ps(source)
+                } else {
+                    _mm512_permutex2var_ps(_mm512_loadu_ps(source), even, _mm512_loadu_ps(source.add(16)))
+                };
+                _mm512_storeu_ps(to.as_mut_ptr().add(at), v);
+            }
+            at += 16;
+        }
+        {
+            let left = n - at;
+            // SAFETY: only numbers up to the last that is wanted are read, and no more than `to` has are written.
+            unsafe {
+                let source = from.as_ptr().add(at * step);
+                let v = if step == 1 {
+                    _mm512_maskz_loadu_ps(first(left), source)
+                } else {
+                    let last = 2 * left - 1;
+                    let low = _mm512_maskz_loadu_ps(first(last), source);
+                    let high = _mm512_maskz_loadu_ps(first(last.saturating_sub(16)), source.wrapping_add(16));
+                    _mm512_permutex2var_ps(low, even, high)
+                };
+                _mm512_mask_storeu_ps(to.as_mut_ptr().add(at), first(left), v);
+            }
+        }
+    }
 
     /// `Last::put` with the kept numbers moved together in a register.
     #[target_feature(enable = "avx512f")]
     fn put_compressed(sums: &[f32], keep: u32, finish: Last, out: &mut [f32]) {
         let n = keep.count_ones();
-        assert!(sums.len() == 16 && n as usize <= out.len() && n <= 16, "a vector's length");
+        assert!(
+            sums.len() == 16 && n as usize <= out.len() && n <= 16,
+            "a vector's length"
+        );
         let first = ((1u32 << n) - 1) as u16;
         // SAFETY: there are 16 numbers; the load needs no alignment.
-        let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-        let mut y = _mm512_add_ps(_mm512_maskz_compress_ps(keep as u16, sums), _mm512_set1_ps(finish.bias));
+        let mut sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
+        if n < 16 {
+            sums = _mm512_maskz_compress_ps(keep as u16, sums);
+        }
+        let mut y = _mm512_add_ps(sums, _mm512_set1_ps(finish.bias));
         if finish.add {
             // SAFETY: only the first `n` numbers are read, and `out` has them.
             y = _mm512_add_ps(y, unsafe { _mm512_maskz_loadu_ps(first, out.as_ptr()) });

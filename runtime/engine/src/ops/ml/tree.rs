@@ -232,7 +232,10 @@ mod tests {
             a.ints("nodes_nodeids", &[10, 0, 5, 9, 4, 30]);
             a.ints("nodes_featureids", &[0, 0, 0, 0, 0, 0]);
             a.floats("nodes_values", &[0.0, 5.0, 1.0, 0.0, 0.0, 0.0]);
-            a.strings("nodes_modes", &["LEAF", "BRANCH_LEQ", "BRANCH_LEQ", "LEAF", "LEAF", "LEAF"]);
+            a.strings(
+                "nodes_modes",
+                &["LEAF", "BRANCH_LEQ", "BRANCH_LEQ", "LEAF", "LEAF", "LEAF"],
+            );
             a.ints("nodes_truenodeids", &[0, 9, 10, 0, 0, 0]);
             a.ints("nodes_falsenodeids", &[0, 4, 30, 0, 0, 0]);
             a.ints("target_treeids", &[3, 7, 3, 7]);

@@ -69,7 +69,10 @@ pub(crate) fn rows<T: Threshold>(
     let parts = Mutex::new(Vec::new());
     pilotlight_kernels::ranges(v.len() / columns, forest.trees() * WALK, |rows| {
         let scores = some(&v[rows.start * columns..rows.end * columns]);
-        parts.lock().unwrap_or_else(PoisonError::into_inner).push((rows.start, scores));
+        parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((rows.start, scores));
     });
     let mut parts = parts.into_inner().unwrap_or_else(PoisonError::into_inner);
     parts.sort_unstable_by_key(|p| p.0);
