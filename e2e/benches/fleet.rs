@@ -193,7 +193,8 @@ impl Bench {
                 conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
             };
             ready += items.iter().filter(is_ready).count() as u64;
-            next = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+            let token = page["metadata"]["continue"].as_str().unwrap_or_default();
+            token.clone_into(&mut next);
             if next.is_empty() {
                 break;
             }
