@@ -5,7 +5,7 @@ IMAGE ?= pilotlight:0.1.0
 # Static, so that it needs no base image.
 TRIPLE = $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help up cluster test clients e2e-cluster e2e-keda e2e-keda-beside image bench bench-fleet conformance large-model fuzz lint fmt doc licences tools python cluster-programs
+.PHONY: help up cluster test clients e2e-cluster e2e-keda e2e-keda-beside e2e-beside-kserve image bench bench-fleet conformance large-model fuzz lint fmt doc licences tools python cluster-programs
 
 help:        ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -43,6 +43,10 @@ e2e-keda: tools python cluster-programs ## KEDA's HTTP add-on: its end-to-end li
 e2e-keda-beside: tools python cluster-programs ## a real KEDA beside Pilotlight, built from its Go module (root, Go)
 	cargo build
 	e2e/keda/beside target/debug/pilotlight
+
+e2e-beside-kserve: tools cluster-programs ## beside KServe's own controller on the test cluster (root, Go)
+	cargo build --workspace --bin pilotlight
+	e2e/kserve/run target/debug/pilotlight
 
 image: tools ## the container image pilotlight:0.1.0, with buildah, podman or docker
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target $(TRIPLE)

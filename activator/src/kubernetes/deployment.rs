@@ -81,7 +81,7 @@ mod tests {
         }))
         .unwrap();
         let view = DeploymentView::of(&deployment).unwrap();
-        assert_eq!(view.workload, Workload::canary("shop", "iris"));
+        assert_eq!(view.workload, Workload::canary("shop", "iris", "canary"));
         assert_eq!((view.replicas, view.activation_scale), (0, Some(3)));
         assert_eq!((view.capacity, view.percent), (Some(2), Some(10)));
         assert!(view.managed);

@@ -181,7 +181,7 @@ impl Context {
         )
             .hash(&mut hasher);
         metadata.deletion_timestamp.is_some().hash(&mut hasher);
-        let now = (hasher.finish(), status_digest(&service.data["status"]));
+        let now = (hasher.finish(), status_digest(&unpacked_value(&service.data["status"])));
         self.digests.lock().insert(key, now) != Some(now)
     }
 
@@ -327,6 +327,35 @@ impl Context {
     }
 }
 
+/// Fields of a service that are kept as text: as trees they take ten times the memory, and thousands are kept.
+const PACKED: [&str; 2] = ["spec", "status"];
+
+/// Makes a service small, to be kept.
+pub(crate) fn pack(service: &mut DynamicObject) {
+    for key in PACKED {
+        if let Some(value) = service.data.get_mut(key) {
+            *value = Value::String(value.to_string());
+        }
+    }
+}
+
+/// A service that was kept, as it was.
+pub(crate) fn unpacked(service: &DynamicObject) -> DynamicObject {
+    let mut service = service.clone();
+    for key in PACKED {
+        if let Some(value) = service.data.get_mut(key) {
+            *value = unpacked_value(value);
+        }
+    }
+    service
+}
+
+fn unpacked_value(value: &Value) -> Value {
+    let text = value.as_str();
+    // What was written from a tree is read as one.
+    text.map_or_else(|| value.clone(), |text| serde_json::from_str(text).unwrap_or_default())
+}
+
 fn status_digest(status: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     said(status).hash(&mut hasher);
@@ -349,6 +378,24 @@ pub(crate) fn reference(object: &DynamicObject) -> ObjectReference {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_that_was_kept_is_what_it_was() {
+        let object = serde_json::json!({
+            "apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": { "name": "iris" },
+            "spec": { "predictor": { "minReplicas": 0 } }, "status": { "conditions": [{ "type": "Ready" }] },
+        });
+        let service: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+        let mut kept = service.clone();
+        pack(&mut kept);
+        assert!(kept.data["spec"].is_string());
+        assert_eq!(serde_json::to_value(unpacked(&kept)).unwrap(), object);
+        assert_eq!(
+            unpacked(&service).data,
+            service.data,
+            "one that was not packed stays as it is"
+        );
+    }
 
     #[test]
     fn every_kind_that_is_written_has_its_plural() {

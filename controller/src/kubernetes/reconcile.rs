@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    context::{Context, Managed, inference_services, reference},
+    context::{Context, Managed, inference_services, reference, unpacked},
     facts::{DeploymentFacts, Key},
     objects::{
         ANNOTATION_APPLIED, ANNOTATION_SCALED_BY, Absent, DeploymentPlan, Owner, Settings, deployment, digest,
@@ -105,6 +105,7 @@ fn key_of(object: &DynamicObject) -> Key {
 
 async fn timed(object: Arc<DynamicObject>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let start = Instant::now();
+    let object = unpacked(&object);
     let outcome = reconcile(&object, &context).await;
     context.metrics.reconcile_seconds.observe(start.elapsed().as_secs_f64());
     let result = outcome.as_ref().map_or("error", |done| done.result);

@@ -29,7 +29,7 @@ use pilotlight_manifests::{
 };
 
 use super::{
-    context::{Context, inference_services, resource},
+    context::{Context, inference_services, pack, resource},
     facts::Key,
     objects::slice_digest,
 };
@@ -123,11 +123,16 @@ fn labelled(selector: &str) -> watcher::Config {
     watcher::Config::default().labels(selector)
 }
 
-/// InferenceServices, kept whole in the store.
+/// InferenceServices, kept in the store, packed.
 pub(crate) async fn services(context: Arc<Context>, writer: Writer<DynamicObject>) {
     let kind = inference_services();
     let api = dynamic(context.client.clone(), context.config.watched.as_ref(), &kind);
-    let slim = |event: Event<DynamicObject>| event.modify(|object| object.managed_fields_mut().clear());
+    let slim = |event: Event<DynamicObject>| {
+        event.modify(|object| {
+            object.managed_fields_mut().clear();
+            pack(object);
+        })
+    };
     let stored = reflector(writer, watcher(api, watcher::Config::default()).map_ok(slim));
     let mut watch = Watch::new(stored, Some(&context));
     while let Some(seen) = watch.next().await {

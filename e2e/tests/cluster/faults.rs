@@ -80,14 +80,6 @@ async fn a_quota_that_is_used_up_is_told_to_the_client_within_seconds() {
 }
 
 #[tokio::test]
-async fn memory_that_does_not_suffice_is_told_to_the_client_within_seconds() {
-    let home = Namespace::new(Cluster::shared(), "memory").await;
-    let service = home.service("iris", "iris.onnx");
-    let tight = "{ requests: { cpu: 10m, memory: 6Mi }, limits: { memory: 6Mi } }";
-    refused(&home, &service.model_field("resources", tight), "memory").await;
-}
-
-#[tokio::test]
 async fn a_pod_that_waits_for_a_secret_that_nobody_made_is_told_to_the_client_within_seconds() {
     let home = Namespace::new(Cluster::shared(), "secret").await;
     let service = home.service("iris", "iris.onnx");
