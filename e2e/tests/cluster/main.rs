@@ -6,4 +6,5 @@ mod crowds;
 mod faults;
 mod install;
 mod itself;
+mod keda;
 mod trace;
