@@ -13,7 +13,7 @@ use crate::{
     backend::Replica,
     body::ProxyBody,
     error, pool,
-    pool::{PoolLimits, Wire},
+    pool::{Line, PoolLimits, Wire},
     probe,
 };
 
@@ -59,7 +59,12 @@ fn replicas(entries: &[Arc<RouteEntry>]) -> Vec<(String, Arc<Replica>)> {
 
 async fn ask(replica: &Arc<Replica>, limits: PoolLimits) -> Option<Vec<Value>> {
     let request = probe::request(replica, &PathAndQuery::from_static(PATH))?;
-    let response = pool::send(replica, replica.protocol, request, limits).await.ok()?;
+    let line = Line {
+        protocol: replica.protocol,
+        tls: None,
+        limits,
+    };
+    let response = pool::send(replica, line, request).await.ok()?;
     if response.status() != StatusCode::OK {
         return None;
     }

@@ -1,11 +1,13 @@
-"""A real KEDA beside us: it scales on our external scaler, and we leave its ScaledObjects alone. `beside.py IMAGE [CASE...]`"""
+"""A real KEDA and a real add-on: we take the add-on's place and give it back, KEDA scales on our external scaler, and we leave its
+ScaledObjects alone. The cases build on each other. `beside.py IMAGE [CASE...]`"""
 
 import json
+import subprocess
 import sys
 import threading
 import time
 
-from harness import NAMESPACE, app, apply, ask, asleep, case, kubectl, load, main, replicas, route, scaled, until
+from harness import HERE, IMAGE, NAMESPACE, app, apply, ask, asleep, case, kubectl, load, main, replicas, route, scaled, until
 from standalone import http_scaled_object
 
 
@@ -20,10 +22,50 @@ def object_of(name):
     return json.loads(kubectl("-n", NAMESPACE, "get", "scaledobject", name, "-o", "json"))
 
 
+def switch(*command):
+    """Asks an awake application all the while; what was not answered."""
+    failed, over = [], threading.Event()
+
+    def asking():
+        while not over.is_set():
+            try:
+                status = ask("real.test")[0]
+            except OSError as error:
+                status = error
+            if status != 200:
+                failed.append(status)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=asking)
+    thread.start()
+    try:
+        subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
+        time.sleep(5)
+    finally:
+        over.set()
+        thread.join()
+    return failed
+
+
+def account():
+    path = "{.spec.template.spec.serviceAccountName}"
+    return kubectl("-n", "keda", "get", "deployment", "keda-add-ons-http-interceptor", "-o", f"jsonpath={path}")
+
+
 @case
-def KEDA_wakes_on_the_first_request_and_ends_what_is_idle():
+def From_the_add_on_to_Pilotlight_no_request_is_lost():
     apply(*app("real"), route("real"), scaled("real"))
     until("KEDA has taken it", lambda: "ScaledObjectReady" in json.dumps(object_of("real")), 60)
+    assert account() == "keda-add-ons-http-interceptor"
+    until("the add-on wakes it", lambda: ask("real.test")[0] == 200, 90)
+    failed = switch(HERE / "install", IMAGE)
+    assert account() == "pilotlight-activator"
+    assert not failed, failed
+
+
+@case
+def KEDA_wakes_on_the_first_request_and_ends_what_is_idle():
+    asleep("real")
     assert ask("real.test")[0] == 200
     assert replicas("real") == 1
     asleep("real")
@@ -57,6 +99,28 @@ def KEDA_gets_the_ScaledObject_of_an_HTTPScaledObject():
     kubectl("-n", NAMESPACE, "delete", "httpscaledobject", "handed", "--timeout=60s")
     gone = lambda: "handed" not in kubectl("-n", NAMESPACE, "get", "scaledobject", "-o", "name")
     until("its ScaledObject is gone", gone, 60)
+
+
+@case
+def The_add_on_s_own_scaler_counts_by_our_queue():
+    trigger = {"type": "external-push", "metadata": {"scalerAddress": "add-on-scaler.keda:9090", "interceptorRoute": "theirs"}}
+    apply(*app("theirs"), route("theirs"), scaled("theirs", triggers=[trigger]))
+    until("KEDA has taken it", lambda: "ScaledObjectReady" in json.dumps(object_of("theirs")), 60)
+    assert ask("theirs.test")[0] == 200
+    asleep("theirs")
+    assert scaled_by("theirs") == {"keda"}, scaled_by("theirs")
+
+
+@case
+def Back_to_the_add_on_and_again_to_Pilotlight():
+    until("it is awake", lambda: ask("real.test")[0] == 200, 30)
+    failed = switch(HERE.parent.parent / "manifests/install/keda-switch", "add-on")
+    assert account() == "keda-add-ons-http-interceptor"
+    assert not failed, failed
+    asleep("real")
+    until("the add-on wakes it", lambda: ask("real.test")[0] == 200, 90)
+    failed = switch(HERE / "install", IMAGE)
+    assert not failed, failed
 
 
 @case

@@ -32,8 +32,13 @@ async fn application(files: &CertificateFiles) -> SocketAddr {
     let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-    let mut config = builder.with_single_cert(chain.map(Result::unwrap).collect(), key).unwrap();
+    let builder = builder
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth();
+    let mut config = builder
+        .with_single_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -43,7 +48,9 @@ async fn application(files: &CertificateFiles) -> SocketAddr {
             let (stream, _) = listener.accept().await.unwrap();
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
                 let protocol = stream.get_ref().1.alpn_protocol().unwrap_or_default().to_vec();
                 let service = service_fn(move |request: Request<Incoming>| {
                     let protocol = String::from_utf8_lossy(&protocol).into_owned();
@@ -67,7 +74,8 @@ async fn application(files: &CertificateFiles) -> SocketAddr {
 /// The listener's own pair with the authority behind it, which makes that one trusted.
 fn own(authority: &Authority) -> CertificateFiles {
     let files = authority.sign("own", "localhost");
-    let chain = fs::read_to_string(&files.certificate).unwrap() + &fs::read_to_string(authority.path("ca.pem")).unwrap();
+    let chain =
+        fs::read_to_string(&files.certificate).unwrap() + &fs::read_to_string(authority.path("ca.pem")).unwrap();
     fs::write(&files.certificate, chain).unwrap();
     files
 }
@@ -108,8 +116,12 @@ async fn ask(authority: &Authority, address: SocketAddr, grpc: bool) -> (StatusC
     let stream = TokioIo::new(connect(address, &client, "localhost").await.unwrap());
     let mut request = Request::post("https://x/serving/ns/iris/any").body(full("")).unwrap();
     let answer = if grpc {
-        request.headers_mut().insert(header::CONTENT_TYPE, "application/grpc".parse().unwrap());
-        let (mut sender, driver) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        request
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, "application/grpc".parse().unwrap());
+        let (mut sender, driver) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .unwrap();
         tokio::spawn(driver);
         sender.send_request(request).await.unwrap()
     } else {
@@ -130,14 +142,18 @@ async fn add_on_a_request_over_tls_goes_on_over_tls() {
     let authority = Authority::new();
     let app = application(&authority.sign("app", "app.shop")).await;
     let (stage, address) = stage(&authority, UpstreamTrust::Verify).await;
-    stage.activator.set_endpoints(&backend(), vec![speaking(app, "app.shop", Protocol::H1)]);
+    stage
+        .activator
+        .set_endpoints(&backend(), vec![speaking(app, "app.shop", Protocol::H1)]);
     for _ in 0..2 {
         let (status, body) = ask(&authority, address, false).await;
         assert_eq!((status, body.as_str()), (StatusCode::OK, "http/1.1 https /any"));
     }
     let (status, body) = ask(&authority, address, true).await;
     assert_eq!((status, body.as_str()), (StatusCode::OK, "h2 https /any"));
-    stage.activator.set_endpoints(&backend(), vec![speaking(app, "app.shop", Protocol::H2c)]);
+    stage
+        .activator
+        .set_endpoints(&backend(), vec![speaking(app, "app.shop", Protocol::H2c)]);
     assert_eq!(ask(&authority, address, false).await.1, "h2 https /any");
     // What came in plain text goes on in plain text, which this application does not speak.
     let answer = stage.get("/serving/ns/iris/any").await;
@@ -156,7 +172,9 @@ async fn add_on_an_applications_certificate_is_checked_unless_that_is_off() {
     ] {
         let (stage, address) = stage(&authority, trust).await;
         for app in [named_otherwise, stranger] {
-            stage.activator.set_endpoints(&backend(), vec![speaking(app, "app.shop", Protocol::H1)]);
+            stage
+                .activator
+                .set_endpoints(&backend(), vec![speaking(app, "app.shop", Protocol::H1)]);
             assert_eq!(ask(&authority, address, false).await.0, expected, "{trust:?}");
         }
     }

@@ -7,5 +7,6 @@ mod crowds;
 mod faults;
 mod install;
 mod itself;
+mod keda;
 mod standby;
 mod trace;

@@ -36,6 +36,11 @@ impl Fake {
     }
 
     /// Writes as somebody else does.
+    pub(crate) fn write(&self, path: &str, patch: &Value) {
+        Self::touch(&mut self.objects.lock(), path, patch);
+    }
+
+    /// The same while a request is being answered.
     pub(crate) fn touch(objects: &mut BTreeMap<String, Value>, path: &str, patch: &Value) {
         if let Some(object) = objects.get_mut(path) {
             write(object, patch);

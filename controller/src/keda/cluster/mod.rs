@@ -52,8 +52,6 @@ use crate::kubernetes::activators as asking;
 
 /// From the first change of a burst to what follows from it.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How long an activator may take to seal.
-const SEAL_LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks at whether a KEDA operator runs.
 const OPERATOR_PERIOD: Duration = Duration::from_secs(10);
 
@@ -126,7 +124,7 @@ impl Keda {
             client,
             // Activators are in the cluster, whatever proxy the environment names.
             http: reqwest::Client::builder().no_proxy().build()?,
-            asking: asking::Activators::new(SEAL_LIMIT),
+            asking: asking::Activators::new(seal::ASKING),
             config: Arc::new(config),
             scaler: Arc::new(scaler),
             holding: watch::Sender::default(),

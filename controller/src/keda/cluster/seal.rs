@@ -13,8 +13,11 @@ use tokio::sync::watch;
 
 use crate::kubernetes::activators::{Activators, SealRequest};
 
-/// A seal lapses after this: a controller that dies leaves nothing sealed.
-const HOLD: Duration = Duration::from_secs(15);
+/// A seal lapses after this: a controller that dies leaves nothing sealed, and a pod that stays after all (zero and one in one breath)
+/// is used again. Longer than asking everybody twice takes ([`ASKING`]) and the write after it.
+const HOLD: Duration = Duration::from_secs(5);
+/// How long an activator may take to answer.
+pub(crate) const ASKING: Duration = Duration::from_secs(1);
 /// Every pod that an activator knows.
 const ALL: &str = "*";
 

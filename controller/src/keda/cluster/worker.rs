@@ -23,7 +23,7 @@ use super::{
     super::{
         hpa::Hpa,
         messages::ScaledObjectRef,
-        scaling::{HPA_PERIOD, Look, Pause, Policy, Scaling, Step},
+        scaling::{HPA_PERIOD, Look, Pause, Policy, Reason, Scaling, Step},
         state::Scaler,
     },
     auth,
@@ -348,7 +348,10 @@ impl Work {
             replicas,
         };
         let written = match self.backends() {
-            backends if replicas == 0 && !backends.is_empty() => step.to_zero(&self.tools.sealer, &backends).await,
+            // What somebody else orders, such as a pause at zero, doesn't wait for requests.
+            backends if replicas == 0 && reason == Reason::CooledDown && !backends.is_empty() => {
+                step.to_zero(&self.tools.sealer, &backends).await
+            }
             _ => step.once(version).await.map_err(scale::Refused::from),
         };
         match written {
