@@ -5,7 +5,7 @@ IMAGE ?= pilotlight:0.1.0
 # Static, so that it needs no base image.
 TRIPLE = $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help up cluster test clients e2e-cluster e2e-keda e2e-keda-beside e2e-beside-kserve image bench bench-fleet conformance large-model fuzz lint fmt doc licences tools python cluster-programs
+.PHONY: help up cluster test clients cuda e2e-cluster e2e-keda e2e-keda-beside e2e-beside-kserve image image-cuda bench bench-fleet conformance large-model fuzz lint fmt doc licences tools python cluster-programs
 
 help:        ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -54,6 +54,19 @@ image: tools ## the container image pilotlight:0.1.0, with buildah, podman or do
 	cp target/$(TRIPLE)/release/pilotlight /etc/ssl/certs/ca-certificates.crt target/image/
 	$(or $(BUILDER),$(firstword $(foreach tool,buildah podman docker,$(shell command -v $(tool))))) build --file Containerfile \
 		--tag $(IMAGE) target/image
+
+image-cuda: tools ## the image for runtimes on NVIDIA GPUs, pilotlight:0.1.0-cuda
+	cargo build --release --features cuda
+	mkdir -p target/image-cuda
+	cp target/release/pilotlight target/image-cuda/
+	$(or $(BUILDER),$(firstword $(foreach tool,buildah podman docker,$(shell command -v $(tool))))) build --file Containerfile.cuda \
+		--tag $(IMAGE)-cuda target/image-cuda
+
+cuda: tools  ## lint, test and link what runs on NVIDIA GPUs; needs neither a GPU nor CUDA's toolkit
+	cargo clippy --package pilotlight-cuda --features cuda --all-targets -- --deny warnings
+	cargo test --package pilotlight-cuda --features cuda
+	cargo build --features cuda
+	e2e/gpu/check target/debug/pilotlight
 
 bench: tools python cluster-programs ## proxy against HAProxy, wakes here and in a cluster, memory, engine beside onnxruntime
 	cargo build --release --workspace

@@ -127,7 +127,7 @@ pub struct Model {
     /// Environment of the runtime.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<EnvVar>,
-    /// Requests and limits; checked, not enforced on local processes.
+    /// Requests and limits. `nvidia.com/gpu` chooses CUDA; the others are checked, not enforced on local processes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 }

@@ -9,9 +9,9 @@ use clap::Parser as _;
 #[derive(clap::Parser)]
 struct Cli {
     #[command(flatten)]
-    args: pilotlight_runtime::Args,
+    command: pilotlight_runtime::Command,
 }
 
 fn main() -> ExitCode {
-    pilotlight_runtime::main(Cli::parse().args)
+    pilotlight_runtime::command(Cli::parse().command)
 }

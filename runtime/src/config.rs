@@ -207,6 +207,10 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "ROWS", env = "MAX_BATCH_SIZE", default_value_t = 32, value_parser = bounded(1, 65_536))]
     pub max_batch_size: usize,
 
+    /// Runs at each size, of which the first compiles; the median of the others is told.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = bounded(2, 10_000))]
+    pub runs: usize,
+
     /// Where the model will run.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceArg,

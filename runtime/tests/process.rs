@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The program around `pilotlight_runtime::main`.
+/// The program around `pilotlight_runtime::command`.
 fn program() -> Command {
     program_of("serve")
 }
@@ -323,4 +323,75 @@ fn explain_prints_the_plan_and_the_time_of_every_step() {
     let bad = run(&["--explain", "nowhere.onnx"]);
     assert_eq!(bad.status.code(), Some(1));
     assert!(last_line(&bad).starts_with("error: "), "{}", last_line(&bad));
+}
+
+#[test]
+fn a_preparation_made_by_one_process_is_taken_over_by_the_next() {
+    let store = tempfile::tempdir().expect("a temporary folder");
+    let folder = store.path().display().to_string();
+    let model = example("digits.onnx").display().to_string();
+    let sizes = ["--max-batch-size", "4", "--prepared-dir", &folder];
+    let prepared = run(&[&["prepare", &model, "--device", "cpu"][..], &sizes].concat());
+    let text = String::from_utf8_lossy(&prepared.stdout).into_owned();
+    assert_eq!(
+        prepared.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&prepared.stderr)
+    );
+    assert_eq!(
+        text.lines().count(),
+        4,
+        "a line for 1, 2 and 4 rows and one at the end: {text}"
+    );
+    assert!(text.contains("\"prepared\":[1,2,4]"), "{text}");
+
+    let model = format!("digits={model}");
+    let args = ["--model", &model, "--device", "cpu", "--pad-batches", "true"];
+    let running = Running::start(program(), &[&args[..], &sizes].concat(), None);
+    running.ready("digits");
+    let rows = vec![format!("[{}]", vec!["[0,0,0,0,0,0,0,0]"; 8].join(",")); 3];
+    let body = format!(
+        "{{\"instances\":[{}]}}",
+        rows.iter().map(|r| format!("[{r}]")).collect::<Vec<_>>().join(",")
+    );
+    let answer = running.send("POST /v1/models/digits:predict HTTP/1.1", &body);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let metrics = running.send("GET /metrics HTTP/1.1", "");
+    assert!(
+        metrics.contains("ml_prepared_models{state=\"prepared\"} 1"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("ml_prepared_runs_total{result=\"hit\"}"), "{metrics}");
+    assert!(!metrics.contains("result=\"miss\"} 1"), "{metrics}");
+}
+
+#[test]
+fn a_device_that_is_not_there_ends_it_with_2_and_what_is_missing() {
+    // A check, which ends in any case: with CUDA built in and a GPU here it is fine.
+    let output = run(&[
+        "--device",
+        "cuda",
+        "--check",
+        &example("iris.onnx").display().to_string(),
+    ]);
+    if output.status.code() != Some(0) {
+        let line = last_line(&output);
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(line.starts_with("error: --device cuda:0: CUDA can't be used"), "{line}");
+    }
+    let output = run(&[
+        "--device",
+        "cpu",
+        "--precision",
+        "bf16",
+        "--http-address",
+        "127.0.0.1:0",
+    ]);
+    let line = last_line(&output);
+    assert_eq!(output.status.code(), Some(2), "{line}");
+    assert!(
+        line.contains("--precision bf16") && line.contains("--device cuda"),
+        "{line}"
+    );
 }

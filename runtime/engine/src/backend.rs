@@ -103,6 +103,9 @@ pub(crate) trait Accelerate: Send + Sync + Sized + 'static {
     /// Constant operands of a step in the layout that this backend's kernels read.
     type Weights: Send + Sync;
 
+    /// Whether its values are in the host's memory, so that inputs have nowhere to be copied to.
+    const ON_HOST: bool;
+
     /// Prepares a step's constants at load; `None` where there is nothing to prepare. Steps are prepared in parallel.
     fn prepare(_op: &DeviceOp, _constants: &[Option<Arc<Tensor>>]) -> Option<Prepared<Self::Weights>> {
         None
@@ -130,4 +133,5 @@ pub(crate) struct Plain<B>(PhantomData<fn() -> B>);
 impl<B: Backend> Accelerate for Plain<B> {
     type Backend = B;
     type Weights = ();
+    const ON_HOST: bool = false;
 }

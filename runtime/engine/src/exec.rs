@@ -459,7 +459,7 @@ impl<A: Accelerate> Executor<A> {
     fn staged(&self, tensor: Tensor) -> OpResult<Value<A::Backend>> {
         let large = is_float(tensor.datatype()) && tensor.data().len() > SMALL;
         let value = Value::Host(Arc::new(tensor));
-        if large && !A::POOLED {
+        if large && !A::ON_HOST {
             self.place.put(value)
         } else {
             Ok(value)

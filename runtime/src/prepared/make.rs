@@ -17,9 +17,6 @@ use crate::model::Model;
 use crate::served::is_batchable;
 use crate::warmup::sample_of;
 
-/// Runs at each size: the first compiles, the best of the others is what it takes from then on.
-const RUNS: usize = 3;
-
 /// `pilotlight runtime prepare`: prepares one model, prints a line of JSON for each size and one at the end.
 pub(crate) fn prepare(args: &PrepareArgs) -> ExitCode {
     match run(args) {
@@ -42,7 +39,7 @@ fn run(args: &PrepareArgs) -> Result<(), String> {
         );
     };
     let start = Instant::now();
-    let record = make(&devices, &path, tell)?;
+    let record = make(&devices, &path, args.runs, tell)?;
     let sizes: Vec<_> = record.rungs.keys().collect();
     let seconds = start.elapsed().as_secs_f64();
     println!(
@@ -52,11 +49,16 @@ fn run(args: &PrepareArgs) -> Result<(), String> {
     Ok(())
 }
 
-/// Prepares a model file and keeps that.
+/// Prepares a model file by at least two runs at each size, and keeps that.
 ///
 /// # Errors
 /// Why it can't be loaded, or run at one of the sizes; nothing is kept then, but for the kernels that were compiled.
-pub(super) fn make(devices: &Devices, path: &Path, mut tell: impl FnMut(usize, &Rung)) -> Result<Record, String> {
+pub(super) fn make(
+    devices: &Devices,
+    path: &Path,
+    runs: usize,
+    mut tell: impl FnMut(usize, &Rung),
+) -> Result<Record, String> {
     let key = devices.key(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let model = devices.plain(path)?;
     let ladder = devices.ladder.unwrap_or(Ladder::new(1));
@@ -67,7 +69,7 @@ pub(super) fn make(devices: &Devices, path: &Path, mut tell: impl FnMut(usize, &
     };
     let mut rungs = BTreeMap::new();
     for size in sizes {
-        let rung = measure(&*model, size).map_err(|e| format!("at {size} rows: {e}"))?;
+        let rung = measure(&*model, size, runs).map_err(|e| format!("at {size} rows: {e}"))?;
         tell(size, &rung);
         rungs.insert(size, rung);
     }
@@ -77,9 +79,9 @@ pub(super) fn make(devices: &Devices, path: &Path, mut tell: impl FnMut(usize, &
     Ok(record)
 }
 
-fn measure(model: &dyn Model, rows: usize) -> Result<Rung, String> {
-    let mut times = Vec::with_capacity(RUNS);
-    for _ in 0..RUNS {
+fn measure(model: &dyn Model, rows: usize, runs: usize) -> Result<Rung, String> {
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs {
         let inputs = sample_of(model.signature(), rows).ok_or("the declared inputs are too large")?;
         let start = Instant::now();
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model.run(inputs)));
@@ -88,9 +90,10 @@ fn measure(model: &dyn Model, rows: usize) -> Result<Rung, String> {
         times.push(start.elapsed());
     }
     let ms = |t: Duration| t.as_secs_f64() * 1000.0;
-    let best = times[1..].iter().min().copied().unwrap_or_default();
+    let first = times.remove(0);
+    times.sort_unstable();
     Ok(Rung {
-        first_ms: ms(times[0]),
-        then_ms: ms(best),
+        first_ms: ms(first),
+        then_ms: ms(times[times.len() / 2]),
     })
 }

@@ -134,7 +134,7 @@ mod tests {
         let before = Metrics::new();
         devices.load(&iris(), &before).unwrap();
         assert!(before.render().contains("ml_prepared_models{state=\"unprepared\"} 1"));
-        let record = make::make(&devices, &iris(), |_, _| {}).unwrap();
+        let record = make::make(&devices, &iris(), 2, |_, _| {}).unwrap();
         assert_eq!(record.rungs.keys().copied().collect::<Vec<_>>(), [1, 2, 4]);
         let after = Metrics::new();
         devices.load(&iris(), &after).unwrap();
@@ -145,7 +145,7 @@ mod tests {
     fn a_preparation_for_another_model_is_not_taken_over() {
         let folder = tempfile::tempdir().unwrap();
         let devices = devices(&folder.path().join("store"), Some(true));
-        make::make(&devices, &iris(), |_, _| {}).unwrap();
+        make::make(&devices, &iris(), 2, |_, _| {}).unwrap();
         let other = folder.path().join("other.onnx");
         let mut bytes = std::fs::read(iris()).unwrap();
         // An unknown field of the model: it reads the same and has another digest.

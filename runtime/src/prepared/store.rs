@@ -35,7 +35,7 @@ pub(crate) struct Record {
 pub(crate) struct Rung {
     /// The first run, which compiles, in milliseconds.
     pub(crate) first_ms: f64,
-    /// The best of the runs after it.
+    /// The median of the runs after it.
     pub(crate) then_ms: f64,
 }
 

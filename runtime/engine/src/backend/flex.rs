@@ -58,6 +58,7 @@ pub(crate) struct Kernels;
 impl Accelerate for Kernels {
     type Backend = Flex;
     type Weights = Weights;
+    const ON_HOST: bool = true;
 
     fn prepare(op: &DeviceOp, constants: &[Option<Arc<Tensor>>]) -> Option<Prepared<Weights>> {
         let weights = constants.get(1)?.as_deref()?;
