@@ -284,12 +284,15 @@ impl World {
         }
     }
 
+    /// The service's own workload and its canaries'.
+    fn workloads(&self, service: &Key) -> Vec<Workload> {
+        let canaries = self.canaries(service).into_iter().map(|(workload, _)| workload);
+        std::iter::once(Workload::stable(&service.0, &service.1)).chain(canaries).collect()
+    }
+
     /// Claimed standby pods of a service that have no controller, with the time at which they were claimed.
     pub(crate) fn unowned(&self, service: &Key) -> Vec<(Key, String, String)> {
-        let workloads = [
-            Workload::stable(&service.0, &service.1),
-            Workload::canary(&service.0, &service.1),
-        ];
+        let workloads = self.workloads(service);
         let pods = workloads.iter().flat_map(|workload| self.pods(workload));
         let unowned = pods.filter(|pod| !pod.owned && !pod.terminating);
         unowned
@@ -302,8 +305,7 @@ impl World {
 
     /// Pods that served and are in kubelet's pause between crashes: a new one starts without it.
     pub(crate) fn pausing(&self, service: &Key) -> Vec<(Key, String)> {
-        let mut workloads = vec![Workload::stable(&service.0, &service.1)];
-        workloads.extend(self.canaries(service).into_iter().map(|(workload, _)| workload));
+        let workloads = self.workloads(service);
         let pods = workloads.iter().flat_map(|workload| self.pods(workload));
         let pausing = pods.filter(|pod| pod.served && pod.backing_off && !pod.terminating);
         pausing

@@ -143,7 +143,7 @@ impl Planes {
                 let first = begin.max(row * width);
                 let last = end.min(row * width + columns);
                 if first < last {
-                    keep |= ((1u64 << (last - first)) - 1 << (first - from)) as u32;
+                    keep |= (((1u64 << (last - first)) - 1) << (first - from)) as u32;
                     n += last - first;
                 }
                 if row * width + columns > end {
