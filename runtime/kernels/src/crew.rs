@@ -119,9 +119,9 @@ pub(crate) fn each(pieces: usize, cost: usize, f: impl Fn(usize) + Sync) {
 
 impl Crew {
     fn together(&self, pieces: usize, cost: usize, f: &(dyn Fn(usize) + Sync)) {
+        #[allow(clippy::transmute_ptr_to_ptr, reason = "a cast does not lengthen a lifetime")]
         // SAFETY: only the lifetime changes, and nobody is in with this job when this function returns or panics.
-        let run: *const (dyn Fn(usize) + Sync) =
-            unsafe { std::mem::transmute(f as *const (dyn Fn(usize) + Sync + '_)) };
+        let run: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(std::ptr::from_ref(f)) };
         // SAFETY: the caller holds `turn`, and the one before it left with the gate closed and nobody in.
         unsafe { *self.job.get() = Job { run, pieces } };
         self.next.store(0, Ordering::Relaxed);

@@ -126,7 +126,9 @@ impl Work for Product<'_, '_> {
                     });
                     // SAFETY: the caller of `run` vouches for the instructions of `I`; no two blocks have a filter and a
                     // window in common, and `runs` looked at the length.
-                    unsafe { simd::windows::<I>(rows, weights, x, starts, pair.len(), window, depth, results, &mut tile) };
+                    unsafe {
+                        simd::windows::<I>(rows, weights, x, starts, pair.len(), window, depth, results, &mut tile);
+                    };
                     if whole {
                         continue;
                     }

@@ -266,10 +266,9 @@ mod tests {
             let mut found = vec![Vec::new(); g.pixels()];
             for v in planes.vectors(lanes) {
                 prop_assert!(v.from + planes.reach + lanes <= laid.len());
-                let mut to = v.to;
-                for lane in (0..lanes).filter(|lane| v.keep >> lane & 1 == 1) {
-                    found[to].extend(planes.window.iter().map(|tap| laid[v.from + lane + tap]));
-                    to += 1;
+                let kept = (0..lanes).filter(|lane| v.keep >> lane & 1 == 1);
+                for (found, lane) in found[v.to..].iter_mut().zip(kept) {
+                    found.extend(planes.window.iter().map(|tap| laid[v.from + lane + tap]));
                 }
             }
             for (pixel, found) in found.iter().enumerate() {
