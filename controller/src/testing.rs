@@ -42,6 +42,7 @@ pub(crate) fn scaling() -> Scaling {
         scale_to_zero_retention: Duration::ZERO,
         activation_scale: 1,
         initial_scale: 0,
+        standby: None,
     }
 }
 

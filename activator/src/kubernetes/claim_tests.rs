@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use futures_util::FutureExt;
 use kube::api::ApiResource;
 use parking_lot::Mutex;
 

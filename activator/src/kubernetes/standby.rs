@@ -158,8 +158,8 @@ impl StandbyPod {
         let meta = &pod.metadata;
         let status = pod.status.as_ref()?;
         let labels = meta.labels.as_ref()?;
-        let ready = status.conditions.iter().flatten();
-        let ready = ready.into_iter().any(|it| it.type_ == "Ready" && it.status == "True");
+        let mut conditions = status.conditions.iter().flatten();
+        let ready = conditions.any(|it| it.type_ == "Ready" && it.status == "True");
         if meta.deletion_timestamp.is_some() || labels.contains_key(LABEL_BACKEND) || !ready {
             return None;
         }
