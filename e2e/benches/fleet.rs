@@ -309,7 +309,8 @@ fn calls(verb: &str) -> String {
 
 fn sum(counts: &Counts, prefix: &str) -> f64 {
     let of_it = counts.iter().filter(|(name, _)| name.starts_with(prefix));
-    of_it.map(|(_, value)| value).sum()
+    // The sum of nothing would be shown as -0.
+    of_it.fold(0.0, |sum, (_, value)| sum + value)
 }
 
 /// Seconds that a process has computed.
