@@ -10,6 +10,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -251,6 +252,8 @@ fn start(command: &mut Command, address: SocketAddr) -> Option<Running> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // mosec ends its whole group.
+        .process_group(0)
         .spawn()
         .ok()?;
     let mut running = Running { child, address };

@@ -173,6 +173,12 @@ fn single(body: &Bytes, signature: &Signature) -> Result<InferRequest, ApiError>
     }
     let known: usize = shape.iter().flatten().product::<usize>() * size;
     let rest = body.len().checked_div(known).unwrap_or(0);
+    if free == 1 && rest * known != body.len() {
+        return Err(fault(&format!(
+            "it has {} bytes, and input {name:?} takes a multiple of {known}",
+            body.len()
+        )));
+    }
     let shape = shape.into_iter().map(|size| size.unwrap_or(rest)).collect();
     let tensor = raw::decode(info, shape, body.clone(), body.len()).map_err(ApiError::invalid)?;
     Ok(all_binary(tensor, signature))

@@ -126,7 +126,7 @@ async fn kserve_test_model_list_and_readiness_v1() {
     let bench = bench().await;
     assert_eq!(
         bench.get("/v1/models").await.body,
-        r#"{"models":["FP16InputModel","TestModel"]}"#
+        r#"{"models":["FP16InputModel","FP16OutputModel","Half","TestModel"]}"#
     );
     let seen = bench.get("/v1/models/TestModel").await;
     assert_eq!(

@@ -69,6 +69,20 @@ async fn triton_test_raw_binary_longer_than_one_row() {
 }
 
 #[tokio::test]
+async fn a_raw_body_that_is_no_number_of_rows_says_what_a_row_takes() {
+    let bench = identity(DataType::F32, vec![n(), Dim::Fixed(4)]).await;
+    for len in [15, 17, 33] {
+        let (status, _, answer) = post(&bench, "identity", RAW, &vec![0; len]).await;
+        let said = String::from_utf8_lossy(&answer);
+        assert_eq!(status, 400);
+        assert!(
+            said.contains(&format!("it has {len} bytes")) && said.contains("a multiple of 16"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn triton_test_byte() {
     let bench = identity(DataType::Bytes, vec![n(), Dim::Fixed(1)]).await;
     let (status, headers, answer) = post(&bench, "identity", RAW, b"hello").await;

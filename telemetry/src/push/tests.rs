@@ -95,7 +95,7 @@ impl MetricsService for Collector {
         let headers = request.metadata().clone().into_headers();
         let message = request.into_inner();
         let _ = self.0.send(Received { headers, message });
-        Ok(tonic::Response::default())
+        Ok(tonic::Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 

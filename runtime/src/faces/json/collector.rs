@@ -12,6 +12,9 @@ use super::scan;
 /// Deeper lists are refused. ONNX has no bound, but no model comes near.
 pub(super) const MAX_RANK: usize = 16;
 
+/// Deepest nesting of data whose shape is given apart, which is Triton's bound.
+const MAX_NESTING: usize = 100;
+
 /// How a place in the tensor is called towards the client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Label {
@@ -113,8 +116,8 @@ impl<'a> Collector<'a> {
         if self.leaf.is_some_and(|leaf| depth >= leaf) {
             return Err(self.fault(depth, "expected a single value as in the places before, found a list"));
         }
-        if depth >= MAX_RANK {
-            return Err(self.fault(depth, &format!("lists within lists may be {MAX_RANK} deep")));
+        if depth >= MAX_NESTING {
+            return Err(self.fault(depth, &format!("lists within lists may be {MAX_NESTING} deep")));
         }
         if self.dims.len() <= depth {
             self.dims.resize(depth + 1, None);
@@ -159,11 +162,15 @@ impl<'a> Collector<'a> {
     /// out, and a row may be flat where the declared shape says how to fold it.
     pub(crate) fn finish(self) -> Result<Tensor, String> {
         let shape: Vec<usize> = self.dims.iter().map(|d| d.unwrap_or(0)).collect();
+        if shape.len() > MAX_RANK {
+            return Err(self.fault(0, &format!("lists within lists may be {MAX_RANK} deep")));
+        }
         let shape = fit(shape, self.info)?;
         self.build(shape)
     }
 
-    /// The tensor in a shape that was given apart from the data, which may be nested that way or flat.
+    /// The tensor in a shape that was given apart from the data, which may be nested that way, with more or fewer lists of one
+    /// around it as Triton takes it, or flat.
     pub(crate) fn finish_as(self, shape: Vec<usize>) -> Result<Tensor, String> {
         let written: Vec<usize> = self.dims.iter().map(|d| d.unwrap_or(0)).collect();
         let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
@@ -175,7 +182,7 @@ impl<'a> Collector<'a> {
                 count.map_or_else(|| "more than there can be".to_owned(), |n| n.to_string()),
             ));
         }
-        if written.len() > 1 && written != shape {
+        if written.len() > 1 && inner(&written) != inner(&shape) {
             return Err(format!(
                 "input {:?}: data is nested as {written:?}, shape says {shape:?}",
                 self.info.name
@@ -189,6 +196,12 @@ impl<'a> Collector<'a> {
         let name = &self.info.name;
         Tensor::new(shape, self.data).ok_or_else(|| format!("input {name:?}: the lists do not make up a full tensor"))
     }
+}
+
+/// The dimensions without the leading ones of 1.
+fn inner(dims: &[usize]) -> &[usize] {
+    let ones = dims.iter().take_while(|size| **size == 1).count();
+    &dims[ones..]
 }
 
 /// The declared shape, -1 for a dimension of any size.

@@ -353,7 +353,7 @@ fn a_body_without_json_is_the_only_input() {
         (
             with(DataType::U8, vec![n(), Dim::Fixed(2)]),
             &[1, 2, 3][..],
-            "3 bytes of binary data where shape [1, 2]",
+            "it has 3 bytes, and input \"x\" takes a multiple of 2",
         ),
         (
             with(DataType::U8, vec![n(), Dim::Unknown, Dim::Unknown]),
