@@ -153,6 +153,8 @@ def TestStaticRoute():
 
 @case
 def TestResponseHeaderTimeout():
+    apply(*app("one"))
+    scale("one", 1)
     apply(route("strict", "one", timeouts={"responseHeader": "200ms"}), route("patient", "one", timeouts={"responseHeader": "10s"}))
     until("the limit holds", lambda: ask("strict.test", "/?wait=5s")[0] == 504, 20)
     until("the limit is long enough", lambda: ask("patient.test", "/?wait=2s")[0] == 200, 20)
@@ -160,6 +162,8 @@ def TestResponseHeaderTimeout():
 
 @case
 def TestRequestTimeout():
+    apply(*app("one"))
+    scale("one", 1)
     apply(route("strict", "one", timeouts={"request": "500ms"}), route("patient", "one", timeouts={"request": "10s"}))
     until("the limit holds", lambda: ask("strict.test", "/?wait=5s")[0] == 504, 20)
     until("the limit is long enough", lambda: ask("patient.test", "/?wait=2s")[0] == 200, 20)

@@ -1,10 +1,12 @@
 """What the cases share: a cluster with the overlay `keda` in it, applications, objects, requests."""
 
+import atexit
 import contextlib
 import http.client
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -115,6 +117,7 @@ class Authority:
 
     def __init__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="e2e-keda-"))
+        atexit.register(shutil.rmtree, self.folder)
         self.run("req", "-x509", "-nodes", "-subj", "/CN=test", "-keyout", "ca.key", "-out", "ca.crt", *self.KEY)
         self.pem = (self.folder / "ca.crt").read_bytes()
 
@@ -136,7 +139,7 @@ class Authority:
 def scale(name, count):
     kubectl("-n", NAMESPACE, "scale", "deployment", name, f"--replicas={count}")
     ready = lambda: kubectl("-n", NAMESPACE, "get", "deployment", name, "-o", "jsonpath={.status.readyReplicas}")
-    until(f"{name} is ready", lambda: ready() == str(count))
+    until(f"{name} is ready", lambda: (ready() or "0") == str(count))
 
 
 def meta(kind, version, name, spec):

@@ -5,6 +5,7 @@
 //! ([`Keda::lead`]).
 
 mod auth;
+mod clock;
 mod events;
 #[cfg(test)]
 mod fake;
@@ -435,5 +436,20 @@ mod tests {
         let ready = ready([slice].iter(), 9090);
         let addresses: Vec<String> = ready.values().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.0.0.1:9090", "10.0.0.2:9090"]);
+    }
+
+    #[test]
+    fn an_activator_that_ends_may_hold_requests_and_one_that_is_not_up_yet_holds_none() {
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "addressType": "IPv4",
+            "endpoints": [
+                { "addresses": ["10.0.0.1"] },
+                { "addresses": ["10.0.0.2"], "conditions": { "ready": false, "serving": false, "terminating": true } },
+                { "addresses": ["10.0.0.3"], "conditions": { "ready": false, "serving": false, "terminating": false } },
+            ],
+        }))
+        .unwrap();
+        let holding: Vec<String> = holding([slice].iter(), 9090).iter().map(ToString::to_string).collect();
+        assert_eq!(holding, ["10.0.0.1:9090", "10.0.0.2:9090"]);
     }
 }

@@ -1,7 +1,4 @@
-use super::{
-    super::fake::Fake,
-    *,
-};
+use super::{super::fake::Fake, *};
 
 fn deleted(finalizers: &[&str], original: Option<&str>) -> Meta {
     Meta {
@@ -75,8 +72,14 @@ fn server() -> Fake {
     });
     Fake::default()
         .with("/apis/apps/v1", kinds)
-        .with(WORKLOAD, json!({ "metadata": { "name": "web" }, "spec": { "replicas": 3 } }))
-        .with(SCALED_OBJECT, json!({ "metadata": { "name": "so", "finalizers": ["other"] } }))
+        .with(
+            WORKLOAD,
+            json!({ "metadata": { "name": "web" }, "spec": { "replicas": 3 } }),
+        )
+        .with(
+            SCALED_OBJECT,
+            json!({ "metadata": { "name": "so", "finalizers": ["other"] } }),
+        )
 }
 
 fn scalable(finalizers: &[&str]) -> Scalable {
@@ -123,7 +126,10 @@ async fn what_was_there_is_noted_once_and_comes_back_before_the_finalizer_goes()
 
 #[tokio::test]
 async fn a_workload_that_is_gone_keeps_no_object() {
-    let server = Fake::default().with(SCALED_OBJECT, json!({ "metadata": { "name": "so", "finalizers": [keda::FINALIZER] } }));
+    let server = Fake::default().with(
+        SCALED_OBJECT,
+        json!({ "metadata": { "name": "so", "finalizers": [keda::FINALIZER] } }),
+    );
     let subject = Subject::ScaledObject("shop/so".to_owned());
     let Scalable { meta, spec, .. } = scalable(&[keda::FINALIZER]);
     let leave = Leave::Restore(spec.scale_target_ref, 3);

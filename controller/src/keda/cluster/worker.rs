@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::{
-    api::autoscaling::v1::Scale,
-    jiff::{Timestamp, Unit},
-};
+use k8s_openapi::{api::autoscaling::v1::Scale, jiff::Timestamp};
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject},
@@ -16,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, watch},
     task::{AbortHandle, JoinSet},
-    time::{Instant, Interval, MissedTickBehavior},
+    time::{Interval, MissedTickBehavior},
 };
 
 use super::{
@@ -27,6 +24,7 @@ use super::{
         state::Scaler,
     },
     auth,
+    clock::Clock,
     objects::{Scalable, Subject, resource_of},
     original, scale,
     seal::Sealer,
@@ -117,45 +115,6 @@ async fn run(tools: Tools, subject: Subject, mut scalable: watch::Receiver<Scala
         }
         // The tasks of the streams go with this one.
         let _ = &pushes;
-    }
-}
-
-/// Durations since a beginning of our own, and what they are in the world.
-#[derive(Clone, Copy)]
-struct Clock {
-    began: Instant,
-    world: Timestamp,
-    /// Where the beginning stands on our clock, so that times before it have a place too.
-    offset: Duration,
-}
-
-impl Clock {
-    /// Room for what happened before this process.
-    const PAST: Duration = Duration::from_hours(24 * 365 * 30);
-
-    fn new() -> Self {
-        Self {
-            began: Instant::now(),
-            world: Timestamp::now(),
-            offset: Self::PAST,
-        }
-    }
-
-    fn now(&self) -> Duration {
-        self.offset + self.began.elapsed()
-    }
-
-    fn read(&self, text: &str) -> Option<Duration> {
-        let ago = self.world.duration_since(text.parse().ok()?);
-        Duration::try_from(ago).map_or(Some(self.offset), |ago| self.offset.checked_sub(ago))
-    }
-
-    fn show(&self, at: Duration) -> String {
-        let after = at.saturating_sub(self.offset);
-        let before = self.offset.saturating_sub(at);
-        let time = self.world.checked_add(after).and_then(|time| time.checked_sub(before));
-        let time = time.unwrap_or(self.world);
-        time.round(Unit::Second).unwrap_or(time).to_string()
     }
 }
 
@@ -548,22 +507,5 @@ async fn follow(client: super::super::client::Client, reference: ScaledObjectRef
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(STREAM_PAUSE.1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_of_the_status_survive_a_restart() {
-        let clock = Clock::new();
-        let before = clock.now().saturating_sub(Duration::from_secs(90));
-        let text = clock.show(before);
-        let read = clock.read(&text).unwrap();
-        // The text has whole seconds.
-        assert!(read.abs_diff(before) <= Duration::from_secs(1), "{text}");
-        assert!(clock.read("1970-01-01T00:00:00Z").is_none());
-        assert_eq!(clock.read("nonsense"), None);
     }
 }
