@@ -146,11 +146,9 @@ impl Checker {
         let inner = self.inner.clone();
         let spawned = tokio::task::spawn_blocking(move || {
             let mut command = command(&inner.local);
+            command.arg("runtime").arg("--check").arg(&path).stdout(Stdio::piped());
             // Whether it can be loaded shows on the CPU too, and GPUs belong to replicas.
-            command
-                .args(["runtime", "--device", "cpu", "--check"])
-                .arg(&path)
-                .stdout(Stdio::piped());
+            command.args(["--device", "cpu"]);
             let lifeline = inner.lifeline.reader()?;
             command.arg("--lifeline-fd").arg(LIFELINE_FD.to_string());
             map(&mut command, vec![(lifeline, LIFELINE_FD)])?;

@@ -65,7 +65,7 @@ impl fmt::Display for Unavailable {
 impl std::error::Error for Unavailable {}
 
 /// What kernels include, of the folder `include`; the first that is missing is named.
-#[cfg(any(feature = "cuda", test))]
+#[cfg(feature = "cuda")]
 pub(crate) const HEADERS: [&str; 4] = ["cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h", "mma.h"];
 
 /// A driver.

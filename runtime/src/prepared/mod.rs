@@ -132,12 +132,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let devices = devices(folder.path(), Some(true));
         let before = Metrics::new();
-        devices.load(&iris(), &before).unwrap();
+        let _model = devices.load(&iris(), &before).unwrap();
         assert!(before.render().contains("ml_prepared_models{state=\"unprepared\"} 1"));
         let record = make::make(&devices, &iris(), 2, |_, _| {}).unwrap();
         assert_eq!(record.rungs.keys().copied().collect::<Vec<_>>(), [1, 2, 4]);
         let after = Metrics::new();
-        devices.load(&iris(), &after).unwrap();
+        let _model = devices.load(&iris(), &after).unwrap();
         assert!(after.render().contains("ml_prepared_models{state=\"prepared\"} 1"));
     }
 
@@ -152,7 +152,7 @@ mod tests {
         bytes.extend_from_slice(&[0xa2, 0x06, 0x01, b'x']);
         std::fs::write(&other, bytes).unwrap();
         let metrics = Metrics::new();
-        devices.load(&other, &metrics).unwrap();
+        let _model = devices.load(&other, &metrics).unwrap();
         assert!(metrics.render().contains("ml_prepared_models{state=\"unprepared\"} 1"));
     }
 
