@@ -283,7 +283,7 @@ fn services_whose_pods_are_the_same_but_for_the_model_share_standby_pods() {
     );
 
     let (mut other, owner) = shared("c", "c.onnx", 1);
-    other.timeout = std::time::Duration::from_secs(60);
+    other.timeout = std::time::Duration::from_mins(1);
     assert_ne!(
         plan((other, owner)).standby.unwrap().group,
         wish.group,
