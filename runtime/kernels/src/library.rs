@@ -14,7 +14,15 @@ pub fn open(names: &[&str]) -> Result<(), String> {
                 std::mem::forget(library);
                 return Ok(());
             }
-            Err(error) => reason = error.to_string(),
+            Err(error) => {
+                // What the loader said is the error's source.
+                let said = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                reason = if said.contains(name) {
+                    said
+                } else {
+                    format!("{name}: {said}")
+                };
+            }
         }
     }
     Err(reason)
