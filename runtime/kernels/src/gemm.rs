@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::planes::{Planes, Vector};
 use crate::shared::Shared;
-use crate::simd::{self, Isa, Last, Level, MAX_TILE, Results, Tile, Work, dispatch};
+use crate::simd::{self, Isa, Last, Level, MAX_TILE, Tile, Work, dispatch};
 
 /// Taps that are summed up at a time: a panel of filters then fits the first cache.
 pub(crate) const DEPTH: usize = 384;
@@ -113,25 +113,8 @@ impl Work for Product<'_, '_> {
                     let starts = [pair[0].from, pair[pair.len() - 1].from];
                     let window = (planes.window.as_slice(), planes.reach);
                     let depth = (channels, planes.pitch);
-                    // Whole vectors are finished while they are in registers.
-                    let whole = pair.iter().all(|v| v.keep.count_ones() as usize == I::LANES);
-                    let to = |v: &Vector| {
-                        let at = (from + f) * block.pixels + v.to;
-                        block.out.runs(at, rows, block.pixels, I::LANES)
-                    };
-                    let results = whole.then(|| Results {
-                        to: [to(&pair[0]), to(&pair[pair.len() - 1])],
-                        pitch: block.pixels,
-                        finish: &finish[..rows],
-                    });
-                    // SAFETY: the caller of `run` vouches for the instructions of `I`; no two blocks have a filter and a
-                    // window in common, and `runs` looked at the length.
-                    unsafe {
-                        simd::windows::<I>(rows, weights, x, starts, pair.len(), window, depth, results, &mut tile);
-                    };
-                    if whole {
-                        continue;
-                    }
+                    // SAFETY: the caller of `run` vouches for the instructions of `I`.
+                    unsafe { simd::windows::<I>(rows, weights, x, starts, pair.len(), window, depth, &mut tile) };
                     for (r, (sums, finish)) in tile.chunks_exact(I::NR).zip(&finish[..rows]).enumerate() {
                         for (v, sums) in pair.iter().zip(sums.chunks_exact(I::LANES)) {
                             let at = (from + f + r) * block.pixels + v.to;

@@ -44,12 +44,4 @@ impl<'a, T> Shared<'a, T> {
         // SAFETY: it lies within the slice that `new` was given, which is borrowed for 'a; the caller vouches for the rest.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
-
-    /// Where `rows` runs of `len` elements begin, `pitch` apart from `at` on, once they are known to be there.
-    #[inline(always)]
-    pub(crate) fn runs(&self, at: usize, rows: usize, pitch: usize, len: usize) -> *mut T {
-        let end = at + (rows - 1) * pitch + len;
-        assert!(end <= self.len, "a part reaches behind its slice");
-        self.start.wrapping_add(at)
-    }
 }

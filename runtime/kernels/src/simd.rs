@@ -28,11 +28,10 @@ pub(crate) trait Isa {
     /// The CPU has the instructions, and every element that `p` names lies within memory that may be read.
     unsafe fn strided<const R: usize>(p: Strided, tile: &mut Tile);
 
-    /// The sums of `R` filters at `C` vectors of windows, `C` being 1 or 2. They go where `p` says, finished, or else into
-    /// the tile, where row `r` begins at `r * NR` in either case.
+    /// The sums of `R` filters at `C` vectors of windows, `C` being 1 or 2; row `r` begins at `r * NR` in either case.
     ///
     /// # Safety
-    /// The CPU has the instructions, and every element that `p` names lies within memory that may be read, or written.
+    /// The CPU has the instructions, and every element that `p` names lies within memory that may be read.
     unsafe fn windows<const R: usize, const C: usize>(p: Windows<'_>, tile: &mut Tile);
 
     /// One filter of one channel at `U` vectors of windows that follow each other: each tap's place and weight.
@@ -70,16 +69,6 @@ pub(crate) struct Windows<'a> {
     pub(crate) window: &'a [usize],
     pub(crate) channels: usize,
     pub(crate) pitch: usize,
-    pub(crate) results: Option<Results<'a>>,
-}
-
-/// Where results go whose vectors are all kept. Those of filter `r` and vector `c` begin at `to[c] + r * pitch`.
-#[derive(Clone, Copy)]
-pub(crate) struct Results<'a> {
-    pub(crate) to: [*mut f32; 2],
-    pub(crate) pitch: usize,
-    /// One for each filter; they differ in the bias alone.
-    pub(crate) finish: &'a [Last],
 }
 
 /// `Isa::copy` in plain code.
@@ -204,7 +193,7 @@ pub(crate) unsafe fn product<I: Isa>(
 /// read is known to be there. `reach` is the largest place in `window`.
 ///
 /// # Safety
-/// The CPU has the instructions of `I`, and where `results` go may be written by nobody else.
+/// The CPU has the instructions of `I`.
 #[inline(always)]
 #[allow(
     clippy::too_many_arguments,
@@ -218,13 +207,8 @@ pub(crate) unsafe fn windows<I: Isa>(
     vectors: usize,
     (window, reach): (&[usize], usize),
     (channels, pitch): (usize, usize),
-    results: Option<Results<'_>>,
     tile: &mut Tile,
 ) {
-    assert!(
-        results.is_none_or(|r| r.finish.len() >= rows),
-        "a filter without a bias"
-    );
     let depth = window.len() * channels;
     assert!(
         depth > 0 && depth * I::MR <= a.len(),
@@ -239,7 +223,6 @@ pub(crate) unsafe fn windows<I: Isa>(
         window,
         channels,
         pitch,
-        results,
     };
     macro_rules! by_rows {
         ($($n:literal)*) => {
@@ -390,18 +373,8 @@ impl Isa for Portable {
                 k += 1;
             }
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (c, sums) in sums.iter().enumerate() {
-                let Some(results) = p.results else {
-                    tile[r * Self::NR + c * Self::LANES..][..Self::LANES].copy_from_slice(sums);
-                    continue;
-                };
-                // SAFETY: the caller vouches for all elements; the array needs no more alignment than its floats.
-                let to = unsafe { &mut *results.to[c].add(r * results.pitch).cast::<[f32; Self::LANES]>() };
-                for (y, &s) in to.iter_mut().zip(sums) {
-                    *y = results.finish[r].of(s, *y);
-                }
-            }
+        for (row, sums) in tile.chunks_exact_mut(Self::NR).zip(&sums) {
+            row[..C * Self::LANES].copy_from_slice(sums.as_flattened());
         }
     }
 
@@ -449,10 +422,10 @@ pub(crate) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::{
         __m256, __m512, _CMP_UNORD_Q, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_blendv_ps, _mm256_cmp_ps,
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_mov_ps,
-        _mm512_mask_storeu_ps, _mm512_maskz_compress_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps,
-        _mm512_permutex2var_ps, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_mov_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_compress_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_permutex2var_ps,
+        _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     use super::{Isa, Last, Strided, Tile, Windows, Work};
@@ -481,7 +454,7 @@ mod x86 {
 
     macro_rules! isa {
         ($name:ident, $doc:literal, $rows:literal, $lanes:literal, $features:literal,
-         $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $add:ident, $most:ident, $least:ident, $max:ident, $copy:expr, $put:expr) => {
+         $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident, $add:ident, $max:ident, $copy:expr, $put:expr) => {
             #[doc = $doc]
             pub(crate) struct $name;
 
@@ -513,26 +486,6 @@ mod x86 {
                             a = a.wrapping_add(p.step);
                         }
                         x = x.map(|x| x.wrapping_add(p.pitch));
-                    }
-                    if let Some(results) = p.results {
-                        let finish = &results.finish[..R];
-                        let (low, high) = ($splat(finish[0].clamp.0), $splat(finish[0].clamp.1));
-                        for r in 0..R {
-                            let bias = $splat(finish[r].bias);
-                            for c in 0..C {
-                                let to = results.to[c].wrapping_add(r * results.pitch);
-                                let mut y = $add(sums[r][c], bias);
-                                if finish[0].add {
-                                    // SAFETY: the caller vouches for the elements; the load needs no alignment.
-                                    y = $add(y, unsafe { $load(to) });
-                                }
-                                // Where one of the two is NaN, the second is taken.
-                                y = $least(high, $most(low, y));
-                                // SAFETY: as above.
-                                unsafe { $store(to, y) };
-                            }
-                        }
-                        return;
                     }
                     let rows = tile.as_chunks_mut::<{ 2 * $lanes }>().0;
                     for (row, sums) in rows.iter_mut().zip(sums) {
@@ -696,8 +649,6 @@ mod x86 {
         _mm256_set1_ps,
         _mm256_fmadd_ps,
         _mm256_add_ps,
-        _mm256_max_ps,
-        _mm256_min_ps,
         max256,
         super::copy,
         |sums: &[f32], keep, finish: Last, out: &mut [f32]| finish.put(sums, keep, out)
@@ -714,8 +665,6 @@ mod x86 {
         _mm512_set1_ps,
         _mm512_fmadd_ps,
         _mm512_add_ps,
-        _mm512_max_ps,
-        _mm512_min_ps,
         max512,
         // SAFETY: the caller of `copy` vouches for the instructions.
         |from: &[f32], step: usize, to: &mut [f32]| unsafe { copy_masked(from, step, to) },
@@ -745,22 +694,7 @@ mod x86 {
         assert!((n - 1) * step < from.len(), "a row's length");
         let first = |n: usize| if n >= 16 { 0xffff } else { (1u16 << n) - 1 };
         let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-        let mut at = 0;
-        // Whole vectors, as long as there is more behind them.
-        while at + 17 <= n {
-            // SAFETY: 17 numbers further on there is one more that is wanted; `to` has 16.
-            unsafe {
-                let source = from.as_ptr().add(at * step);
-                let v = if step == 1 {
-                    _mm512_loadu_ps(source)
-                } else {
-                    _mm512_permutex2var_ps(_mm512_loadu_ps(source), even, _mm512_loadu_ps(source.add(16)))
-                };
-                _mm512_storeu_ps(to.as_mut_ptr().add(at), v);
-            }
-            at += 16;
-        }
-        {
+        for at in (0..n).step_by(16) {
             let left = n - at;
             // SAFETY: only numbers up to the last that is wanted are read, and no more than `to` has are written.
             unsafe {
