@@ -110,7 +110,7 @@ impl Server {
             child: command.spawn().ok()?,
             address,
         };
-        until("the server is ready", Duration::from_secs(60), async || {
+        until("the server is ready", Duration::from_mins(1), async || {
             client::try_get(&format!("http://{address}/v2/models/m/ready")).await == Some(200)
         })
         .await;

@@ -187,7 +187,7 @@ async fn ready(address: SocketAddr, request: &Request) {
     };
     // What it answers before is told by a panic of the generator, which is of no interest here.
     std::panic::set_hook(Box::new(|_| {}));
-    pilotlight_e2e::until("the server answers", Duration::from_secs(60), ask).await;
+    pilotlight_e2e::until("the server answers", Duration::from_mins(1), ask).await;
     let _ = std::panic::take_hook();
 }
 
