@@ -101,7 +101,7 @@ mod tests {
                 let smallest = ladder.rungs().into_iter().find(|&r| r >= rows);
                 prop_assert_eq!(Some(rung), smallest);
             } else {
-                prop_assert!(rung % most == 0 && rung - rows < most);
+                prop_assert!(rung.is_multiple_of(most) && rung - rows < most);
             }
         }
 

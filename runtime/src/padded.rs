@@ -103,14 +103,12 @@ impl Model for Padded {
         self.preparation.ran(self.prepared.contains(&size));
         let outputs = self.model.run_staged(inner)?;
         let Some(inputs) = kept else { return Ok(outputs) };
-        match cut(outputs, rung, rows) {
-            Some(outputs) => Ok(outputs),
-            None => {
-                tracing::warn!("the outputs do not follow the rows of the inputs; batches are not padded from now on");
-                self.pads.store(false, Ordering::Relaxed);
-                self.model.run(inputs)
-            }
+        if let Some(outputs) = cut(outputs, rung, rows) {
+            return Ok(outputs);
         }
+        tracing::warn!("the outputs do not follow the rows of the inputs; batches are not padded from now on");
+        self.pads.store(false, Ordering::Relaxed);
+        self.model.run(inputs)
     }
 
     fn is_pure(&self) -> bool {
@@ -187,7 +185,7 @@ mod tests {
         let padded = on_ladder(model.clone(), &metrics);
         let three = || vec![Tensor::new(vec![3], Data::F32(vec![0.0; 3])).unwrap()];
         let count = Tensor::new(vec![1], Data::F32(vec![3.0])).unwrap();
-        assert_eq!(padded.run(three()).unwrap(), [count.clone()]);
+        assert_eq!(padded.run(three()).unwrap(), std::slice::from_ref(&count));
         assert_eq!(model.runs(), 2, "once more, without what was added");
         assert_eq!(padded.run(three()).unwrap(), [count]);
         assert_eq!(model.runs(), 3, "and never padded again");

@@ -350,7 +350,7 @@ fn a_preparation_made_by_one_process_is_taken_over_by_the_next() {
     let args = ["--model", &model, "--device", "cpu", "--pad-batches", "true"];
     let running = Running::start(program(), &[&args[..], &sizes].concat(), None);
     running.ready("digits");
-    let rows = vec![format!("[{}]", vec!["[0,0,0,0,0,0,0,0]"; 8].join(",")); 3];
+    let rows = vec![format!("[{}]", ["[0,0,0,0,0,0,0,0]"; 8].join(",")); 3];
     let body = format!(
         "{{\"instances\":[{}]}}",
         rows.iter().map(|r| format!("[{r}]")).collect::<Vec<_>>().join(",")
