@@ -115,9 +115,14 @@ fn merge(object: &mut Value, patch: &Value) {
 }
 
 fn refused(status: StatusCode) -> Response<Full<Bytes>> {
+    let reason = if status == StatusCode::NOT_FOUND {
+        "NotFound"
+    } else {
+        "Conflict"
+    };
     let body = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure",
-        "message": status.to_string(), "reason": "", "code": status.as_u16(),
+        "message": status.to_string(), "reason": reason, "code": status.as_u16(),
     });
     answered(status, &body)
 }
