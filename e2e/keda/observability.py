@@ -99,7 +99,7 @@ def TestPrometheusMetrics():
 
 
 @case
-def TestOtelTracing_TestOtelMetrics():
+def TestOtelTracing():
     apply(*app("traced"), route("traced"), scaled("traced"))
     with collector() as bodies:
         def answered_client_span():
@@ -116,6 +116,13 @@ def TestOtelTracing_TestOtelMetrics():
             return False
 
         until("a client's span tells the status", answered_client_span, 60)
+
+
+@case
+def TestOtelMetrics():
+    apply(*app("measured"), route("measured"), scaled("measured"))
+    with collector() as bodies:
+        until("it is answered", lambda: ask("measured.test")[0] == 200, 90)
         # A collector's own exporter for Prometheus makes underscores of dots and adds units.
         names = lambda: b"".join(bodies["/v1/metrics"]).replace(b".", b"_")
         stems = [name.removesuffix("_total").removesuffix("_seconds") for name in METRICS]
