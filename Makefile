@@ -63,9 +63,9 @@ image-cuda: tools ## the image for runtimes on NVIDIA GPUs, pilotlight:0.1.0-cud
 		--tag $(IMAGE)-cuda target/image-cuda
 
 cuda: tools  ## lint, test and link what runs on NVIDIA GPUs; needs neither a GPU nor CUDA's toolkit
+	@# The workspace is selected as the tests select it, so that only what CUDA changes is built again.
 	cargo clippy --package pilotlight-cuda --features cuda --all-targets -- --deny warnings
-	cargo test --package pilotlight-cuda --features cuda
-	cargo build --features cuda
+	cargo build --workspace --bin pilotlight --features pilotlight/cuda
 	e2e/gpu/check target/debug/pilotlight
 
 bench: tools python cluster-programs ## proxy against HAProxy, wakes here and in a cluster, memory, engine beside onnxruntime

@@ -51,20 +51,21 @@ mod tests {
     fn line(gpus: u32, precision: &'static str, args: &[&str]) -> String {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let flags = devices(&Devices { gpus, precision }, &args);
-        flags.iter().map(|(flag, value)| format!("{flag} {value} ")).collect()
+        let words = flags.iter().flat_map(|(flag, value)| [*flag, value.as_str()]);
+        words.collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn who_asks_for_a_gpu_runs_on_one_and_everybody_else_on_the_cpu() {
-        assert_eq!(line(1, "f32", &[]), "--device cuda ");
-        assert_eq!(line(0, "f32", &[]), "--device cpu ");
-        assert_eq!(line(1, "bf16", &[]), "--device cuda --precision bf16 ");
+        assert_eq!(line(1, "f32", &[]), "--device cuda");
+        assert_eq!(line(0, "f32", &[]), "--device cpu");
+        assert_eq!(line(1, "bf16", &[]), "--device cuda --precision bf16");
     }
 
     #[test]
     fn what_the_manifest_s_arguments_say_is_not_said_again() {
-        assert_eq!(line(1, "f16", &["--device", "cuda:0"]), "--precision f16 ");
+        assert_eq!(line(1, "f16", &["--device", "cuda:0"]), "--precision f16");
         assert_eq!(line(1, "f16", &["--device=cpu", "--precision=f32"]), "");
-        assert_eq!(line(0, "f32", &["--devices"]), "--device cpu ");
+        assert_eq!(line(0, "f32", &["--devices"]), "--device cpu");
     }
 }

@@ -64,10 +64,6 @@ impl fmt::Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
-/// What kernels include, of the folder `include`; the first that is missing is named.
-#[cfg(feature = "cuda")]
-pub(crate) const HEADERS: [&str; 4] = ["cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h", "mma.h"];
-
 /// A driver.
 #[cfg(any(feature = "cuda", test))]
 #[derive(Clone, Debug)]
@@ -90,7 +86,7 @@ pub(crate) struct Findings {
     pub(crate) library: Result<(), String>,
     /// Whether the compiler's library could be opened.
     pub(crate) nvrtc: Result<(), String>,
-    /// The folder of headers, and those of [`HEADERS`] that are not in it.
+    /// The folder of headers, and those that are not in it.
     pub(crate) headers: Option<(PathBuf, Vec<&'static str>)>,
 }
 

@@ -6,6 +6,8 @@
 
 mod found;
 mod precision;
+#[cfg(any(feature = "cuda", test))]
+mod toolkit;
 mod visible;
 
 #[cfg(not(feature = "cuda"))]

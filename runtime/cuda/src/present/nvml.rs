@@ -12,7 +12,11 @@ use crate::{Gauge, Gpu, Usage};
 /// Opened once; a driver that is not there now is not there later either.
 fn library() -> Result<&'static Nvml, String> {
     static LIBRARY: OnceLock<Result<Nvml, String>> = OnceLock::new();
-    let open = || Nvml::init().map_err(|error| error.to_string());
+    // The driver installs the second name; the first comes with the toolkit, if at all.
+    let open = || {
+        let versioned = |_| Nvml::builder().lib_path("libnvidia-ml.so.1".as_ref()).init();
+        Nvml::init().or_else(versioned).map_err(|error| error.to_string())
+    };
     LIBRARY.get_or_init(open).as_ref().map_err(Clone::clone)
 }
 
