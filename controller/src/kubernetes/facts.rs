@@ -287,7 +287,9 @@ impl World {
     /// The service's own workload and its canaries'.
     fn workloads(&self, service: &Key) -> Vec<Workload> {
         let canaries = self.canaries(service).into_iter().map(|(workload, _)| workload);
-        std::iter::once(Workload::stable(&service.0, &service.1)).chain(canaries).collect()
+        std::iter::once(Workload::stable(&service.0, &service.1))
+            .chain(canaries)
+            .collect()
     }
 
     /// Claimed standby pods of a service that have no controller, with the time at which they were claimed.
