@@ -156,7 +156,6 @@ pub(crate) fn cluster(namespace: &str) -> Result<ClusterConfig, Failure> {
             &default.scaler_address,
         ),
         scaler,
-        ..default
     })
 }
 
