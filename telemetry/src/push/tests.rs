@@ -162,5 +162,6 @@ async fn a_collector_that_comes_late_gets_everything_that_was_counted() {
         .add_service(MetricsServiceServer::new(Collector(sender)))
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(server);
-    assert!(received.recv().await.unwrap().count() > 2.0);
+    // The export that was under way when the collector came may be the one that gets through.
+    assert!(received.recv().await.unwrap().count() >= 2.0);
 }
