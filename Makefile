@@ -86,7 +86,7 @@ large-model: tools ## a model past 2 GB, its weights in a sparse file beside it,
 
 fuzz:        ## bodies, manifests and models that nobody would send, SECONDS (30) of each kind
 	.ci/tools fuzz
-	e2e/fuzz $(or $(SECONDS),30)
+	e2e/fuzz $(or $(SECONDS),30) $(TARGETS)
 
 lint: tools  ## formatting and lints, warnings denied
 	cargo fmt --all --check

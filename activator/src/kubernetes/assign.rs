@@ -1,5 +1,6 @@
-//! Tells claimed pods their model. Every activator tells every claimed pod that it learns of, once: whoever claimed it may be gone,
-//! and a runtime that is told the same again waits for the same load.
+//! Tells claimed pods their model. Every activator tells every claimed pod that it learns of, once for each start of its container:
+//! whoever claimed it may be gone, a container that was started again right after the claim may not have been given the model by the
+//! kubelet, and a runtime that is told the same again waits for the same load.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,11 +34,16 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Bytes of an answer that are read for the log.
 const ANSWER_LIMIT: usize = 4 << 10;
 
+/// A pod's uid and how often its container was started again.
+type Start = (String, i32);
+
 /// A pod and its model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Assignment {
     /// Uid of the pod, which is the key of its runtime.
     pub(crate) uid: String,
+    /// How often its container was started again.
+    restarts: i32,
     pub(crate) address: SocketAddr,
     name: String,
     model: String,
@@ -45,21 +51,27 @@ pub(crate) struct Assignment {
 
 impl Assignment {
     /// `model` is `{name}={path or URI}`; `None` where it isn't.
-    pub(crate) fn of(uid: &str, address: SocketAddr, model: Option<&str>) -> Option<Self> {
+    pub(crate) fn of(uid: &str, restarts: i32, address: SocketAddr, model: Option<&str>) -> Option<Self> {
         let (name, model) = model?.split_once('=')?;
         Some(Self {
             uid: uid.to_owned(),
+            restarts,
             address,
             name: name.to_owned(),
             model: model.to_owned(),
         })
+    }
+
+    /// One start of one pod's container.
+    fn start(&self) -> Start {
+        (self.uid.clone(), self.restarts)
     }
 }
 
 /// What was told to whom.
 #[derive(Debug, Default)]
 pub(crate) struct Assigner {
-    told: Mutex<HashMap<BackendId, HashSet<String>>>,
+    told: Mutex<HashMap<BackendId, HashSet<Start>>>,
 }
 
 impl Assigner {
@@ -70,7 +82,7 @@ impl Assigner {
             .lock()
             .entry(backend.clone())
             .or_default()
-            .insert(assignment.uid.clone());
+            .insert(assignment.start());
         if news {
             tokio::spawn(tell(backend.clone(), assignment));
         }
@@ -84,10 +96,10 @@ impl Assigner {
                 told.remove(backend);
                 return;
             }
-            let uids: HashSet<&String> = assignments.iter().map(|assignment| &assignment.uid).collect();
+            let starts: HashSet<Start> = assignments.iter().map(Assignment::start).collect();
             told.entry(backend.clone())
                 .or_default()
-                .retain(|uid| uids.contains(uid));
+                .retain(|start| starts.contains(start));
         }
         for assignment in assignments {
             self.ensure(backend, assignment);
@@ -131,6 +143,7 @@ async fn once(assignment: &Assignment) -> Result<(StatusCode, String), String> {
         address,
         name,
         model,
+        ..
     } = assignment;
     let stream = pool::connect(*address, CONNECT_TIMEOUT)
         .await
@@ -170,7 +183,7 @@ mod tests {
         let assigner = Assigner::default();
         let backend = BackendId::new("shop/iris");
         let address = listener.local_addr().unwrap();
-        let assignment = Assignment::of("u", address, Some("iris=/mnt/models/a=b.onnx")).unwrap();
+        let assignment = Assignment::of("u", 0, address, Some("iris=/mnt/models/a=b.onnx")).unwrap();
         assigner.ensure(&backend, assignment.clone());
         assigner.publish(&backend, vec![assignment.clone()]);
 
@@ -196,5 +209,18 @@ mod tests {
         assigner.ensure(&backend, assignment);
         // The second connection is that of the pod which was gone in between: told once each.
         listener.accept().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_container_that_was_started_again_is_told_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let assigner = Assigner::default();
+        let backend = BackendId::new("shop/iris");
+        for restarts in 0..2 {
+            let address = listener.local_addr().unwrap();
+            let assignment = Assignment::of("u", restarts, address, Some("iris=/a.onnx")).unwrap();
+            assigner.publish(&backend, vec![assignment]);
+            listener.accept().await.unwrap();
+        }
     }
 }

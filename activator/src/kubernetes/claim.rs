@@ -217,7 +217,7 @@ impl Claimer {
                 progress.claimed = true;
                 self.count("claimed");
                 tracing::info!(%backend, pod = pod.name, "a standby pod was claimed");
-                if let Some(assignment) = Assignment::of(&pod.uid, pod.address, parking.model()) {
+                if let Some(assignment) = Assignment::of(&pod.uid, 0, pod.address, parking.model()) {
                     self.assigner.ensure(backend, assignment);
                 }
                 return Ok(known);

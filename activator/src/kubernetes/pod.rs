@@ -106,10 +106,10 @@ impl PodView {
         }
     }
 
-    /// What its runtime is to be told. One that started again has it from its pod.
+    /// What its runtime is to be told.
     pub(crate) fn assignment(&self) -> Option<Assignment> {
-        let open = self.counts() && self.restarts == 0;
-        Assignment::of(&self.uid, self.address().filter(|_| open)?, self.claimed_for.as_deref())
+        let address = self.address().filter(|_| self.counts())?;
+        Assignment::of(&self.uid, self.restarts, address, self.claimed_for.as_deref())
     }
 
     /// It may serve, now or later.
@@ -270,10 +270,16 @@ pub(crate) mod tests {
             "pilotlight.dev/model": "iris=/mnt/models/iris.onnx",
             "pilotlight.dev/standby-claimed-at": "2026-11-23T15:00:00Z",
         } } }));
-        let expected = Assignment::of("uid-a", claimed.address().unwrap(), Some("iris=/mnt/models/iris.onnx"));
+        let model = Some("iris=/mnt/models/iris.onnx");
+        let expected = Assignment::of("uid-a", 0, claimed.address().unwrap(), model);
         assert_eq!(claimed.assignment(), expected);
         claimed.restarts = 1;
-        assert_eq!(claimed.assignment(), None, "it has it from its pod");
+        let again = Assignment::of("uid-a", 1, claimed.address().unwrap(), model);
+        assert_eq!(
+            claimed.assignment(),
+            again,
+            "its container may have been started without it"
+        );
     }
 
     #[test]

@@ -101,8 +101,9 @@ impl Attention {
         let flat = i.get(0)?.shape().len() == 3;
         let q = Heads::read::<T>(i.get(0)?, self.query_heads)?;
         let past = |k: usize| i.opt(k).map(|t| Heads::read::<T>(t, 0)).transpose();
-        let new_len = i.get(1)?.shape()[if flat { 1 } else { 2 }];
-        let k = Heads::read::<T>(i.get(1)?, self.key_heads)?.after(past(4)?)?;
+        let new = Heads::read::<T>(i.get(1)?, self.key_heads)?;
+        let new_len = new.dims[2];
+        let k = new.after(past(4)?)?;
         let v = Heads::read::<T>(i.get(2)?, self.key_heads)?.after(past(5)?)?;
         let ([b, heads, sq, d], [kb, kh, sk, kd], [vb, vh, vs, vd]) = (q.dims, k.dims, v.dims);
         ensure!(
@@ -319,6 +320,13 @@ mod tests {
         let causal = |a: &mut Attributes| a.int("is_causal", 1);
         let out = eval_at(23, "Attention", causal, &[qk.clone(), qk, v], 1).unwrap();
         assert_close(&out[0], &f32s(&[1, 1, 2, 1], &[1.0, 2.0]));
+    }
+
+    #[test]
+    fn a_key_of_another_rank_is_refused() {
+        let (q, flat) = (f32s(&[1, 1, 2, 1], &[0.0, 0.0]), f32s(&[2], &[0.0, 0.0]));
+        let refusal = eval_at(23, "Attention", |_| {}, &[q.clone(), flat, q], 1).unwrap_err();
+        assert!(refusal.contains("operand of shape [2]"), "{refusal}");
     }
 
     #[test]
