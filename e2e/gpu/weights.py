@@ -8,7 +8,7 @@ import numpy as np
 FILE = "resnet50.weights"
 
 
-def weight(name: str, shape: list[int], rng: np.random.RandomState) -> np.ndarray:
+def weight(name: str, shape: list[int], rng: np.random.RandomState | np.random.Generator) -> np.ndarray:
     """Scaled so that scores stay apart and no class drowns the others."""
     if name.endswith("_bn_riv_0"):  # variance
         value = rng.uniform(0.5, 1.5, shape)
