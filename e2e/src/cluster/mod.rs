@@ -94,6 +94,15 @@ impl Cluster {
         dns::resolve(server, name).await
     }
 
+    /// Waits until the node leads connections for a Service's address to where its EndpointSlices point: it takes a moment to learn
+    /// of a new Service, and refuses until then. Connecting wakes nothing.
+    pub async fn reachable(&self, address: std::net::Ipv4Addr) {
+        crate::until("the node knows the Service", crate::LIMIT, async || {
+            tokio::net::TcpStream::connect((address, 80)).await.is_ok()
+        })
+        .await;
+    }
+
     fn start() -> Result<Self, String> {
         let given = std::env::var_os("KUBECONFIG");
         let (own, kubectl, models, image) = if let Some(config) = given {

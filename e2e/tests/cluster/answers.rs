@@ -7,7 +7,6 @@ use pilotlight_e2e::{
     eventually, until,
 };
 use serde_json::json;
-use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_service_in_the_cluster_sleeps_and_the_next_request_is_answered() {
@@ -53,6 +52,7 @@ async fn every_door_in_the_cluster_leads_to_the_same_model() {
             .resolve(&format!("iris-predictor.{namespace}.svc.cluster.local"))
             .await;
         let address = address.expect("the service has a name in DNS");
+        cluster.reachable(address).await;
         let url = format!("http://{address}/v1/models/iris:predict");
         let by_name = client::post_to_host(&url, Some(&name), &flowers_v1()).await;
         assert_eq!(by_name.json(), right, "{name}");
@@ -75,14 +75,10 @@ async fn a_pod_asks_a_sleeping_model_by_every_form_of_its_name() {
     let address = status["status"]["address"]["url"].clone();
     let full = format!("http://iris-predictor.{}.svc.cluster.local", home.name());
     assert_eq!(address, *full, "{status}");
-    // A node takes a moment to learn of a new Service; until then it refuses connections to it. Connecting wakes nothing.
     let service = home
         .kubectl("get service iris-predictor -o jsonpath={.spec.clusterIP}")
         .await;
-    until("the node knows the Service", LIMIT, async || {
-        TcpStream::connect((service.as_str(), 80)).await.is_ok()
-    })
-    .await;
+    cluster.reachable(service.parse().expect("an address")).await;
     let controller = "--namespace pilotlight-system deployment pilotlight-controller";
     let image = cluster
         .kubectl()
