@@ -10,9 +10,12 @@ mod identity;
 mod layer_norm;
 mod liveness;
 mod pattern;
+mod rows;
 mod zip_map;
 
 use std::sync::Arc;
+
+pub(crate) use rows::{Cut, Rows};
 
 use crate::graph::{Graph, ValueId};
 use crate::kernel::Kernel;
