@@ -47,6 +47,7 @@ pub(crate) fn tensor_in(proto: &TensorProto, files: &Files) -> OpResult<Tensor> 
         return tensor(&inside);
     }
     let dims = shape::from_i64s(&proto.dims)?;
+    shape::bounded(&dims)?;
     // No more than the data has, which is compared with it below.
     let Some(count) = (if dims.contains(&0) {
         Some(0)

@@ -348,6 +348,9 @@ impl<A: Accelerate> Executor<A> {
                     info.datatype
                 ));
             }
+            if let Err(fault) = crate::shape::bounded(tensor.shape()) {
+                return error(fault.0);
+            }
             let Some(dims) = &info.shape else { continue };
             let fits = |(d, &size): (&crate::Dim, &usize)| !matches!(d, crate::Dim::Fixed(want) if *want != size);
             if dims.len() != tensor.shape().len() || !dims.iter().zip(tensor.shape()).all(fits) {
