@@ -10,7 +10,7 @@ use pilotlight_telemetry::ServerSpan;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    Protocol, Route,
+    Protocol, Purity, Route,
     activator::RouteEntry,
     backend::{Arrival, Backend, Permit, Readiness},
     body::{Content, Outgoing, ProxyBody},
@@ -182,6 +182,8 @@ impl Exchange {
                     placeholder.answer(path.as_deref().unwrap_or("/"))
                 } else if self.grpc {
                     grpc::status::failed(&failure)
+                } else if self.entry.route.policy.purity == Purity::Opaque {
+                    failure.plain(config.retry_after)
                 } else {
                     failure.response(config.retry_after)
                 }
