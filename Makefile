@@ -37,11 +37,11 @@ e2e-cluster: tools cluster-programs ## end-to-end tests on a real Kubernetes, or
 	cargo test --workspace --test cluster --no-fail-fast -- --test-threads=1
 
 e2e-keda: tools python cluster-programs ## KEDA's HTTP add-on: its end-to-end list on a real Kubernetes without KEDA (root)
-	cargo build
+	cargo build --workspace --bin pilotlight
 	e2e/keda/run target/debug/pilotlight
 
 e2e-keda-beside: tools python cluster-programs ## a real KEDA beside Pilotlight, built from its Go module (root, Go)
-	cargo build
+	cargo build --workspace --bin pilotlight
 	e2e/keda/beside target/debug/pilotlight
 
 e2e-beside-kserve: tools cluster-programs ## beside KServe's own controller on the test cluster (root, Go)

@@ -82,6 +82,12 @@ fn traces(service_name: &'static str) -> Option<SdkTracerProvider> {
     if !is_wanted(|name| std::env::var(name).ok()) {
         return None;
     }
+    if std::env::var("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").is_ok_and(|value| value == "console") {
+        tracing::error!(
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=console: traces are not printed; give http/protobuf or grpc"
+        );
+        return None;
+    }
     match provider(service_name) {
         Ok(provider) => TRACER.set(provider.tracer("pilotlight")).is_ok().then_some(provider),
         Err(error) => {
@@ -113,9 +119,13 @@ fn instance() -> String {
 fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
     let is = |name: &str, value: &str| variable(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
     let has = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    // The KEDA HTTP add-on's switch; where it says yes the endpoint has the SDK's default.
+    let switch = "OTEL_EXPORTER_OTLP_TRACES_ENABLED";
+    let named = || has("OTEL_EXPORTER_OTLP_ENDPOINT") || has("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
     !is("OTEL_SDK_DISABLED", "true")
         && !is("OTEL_TRACES_EXPORTER", "none")
-        && (has("OTEL_EXPORTER_OTLP_ENDPOINT") || has("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+        && !is(switch, "false")
+        && (is(switch, "true") || named())
 }
 
 /// The protocol's variables; `http/protobuf` where they say nothing.
@@ -191,5 +201,8 @@ mod tests {
         )]));
         assert!(!wanted(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]));
         assert!(!wanted(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]));
+        let switch = "OTEL_EXPORTER_OTLP_TRACES_ENABLED";
+        assert!(!wanted(&[endpoint, (switch, "false")]));
+        assert!(wanted(&[(switch, "true")]));
     }
 }

@@ -4,7 +4,8 @@
 //! [`start`] reads the variables and begins to export traces; it does nothing unless `OTEL_EXPORTER_OTLP_ENDPOINT` or
 //! `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set. The rest is the SDK's: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
 //! `OTEL_TRACES_SAMPLER` and its argument, `OTEL_EXPORTER_OTLP_PROTOCOL` (`http/protobuf` or `grpc`), `…_HEADERS`, `…_TIMEOUT`,
-//! `OTEL_BSP_*`; `OTEL_SDK_DISABLED=true` or `OTEL_TRACES_EXPORTER=none` turn it off. Spans wait in the SDK's bounded queue and
+//! `OTEL_BSP_*`; `OTEL_SDK_DISABLED=true` or `OTEL_TRACES_EXPORTER=none` turn it off, as does the KEDA HTTP add-on's switch
+//! `OTEL_EXPORTER_OTLP_{TRACES,METRICS}_ENABLED=false`; `true` needs no endpoint (localhost). Spans wait in the SDK's bounded queue and
 //! are dropped where it is full.
 //!
 //! [`Exporting::metrics`] sends what a registry of Prometheus has, as it stands (cumulative), every `OTEL_METRIC_EXPORT_INTERVAL`
