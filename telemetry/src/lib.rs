@@ -11,7 +11,11 @@
 //! [`Exporting::metrics`] sends what a registry of Prometheus has, as it stands (cumulative), every `OTEL_METRIC_EXPORT_INTERVAL`
 //! milliseconds (60,000) and at the end. The SDK takes no series from elsewhere, so the messages are made here: `variables` reads
 //! `OTEL_METRICS_EXPORTER` (`otlp`, `none`, `prometheus`) and `OTEL_EXPORTER_OTLP_[METRICS_]{ENDPOINT, PROTOCOL, HEADERS, TIMEOUT,
-//! COMPRESSION, CERTIFICATE}`, `families` translates, `push` sends. gRPC is spoken in the clear only, as for traces.
+//! COMPRESSION}`, `families` translates, `push` sends.
+//!
+//! An `https` endpoint is spoken to with TLS, by HTTP and by gRPC. It is trusted by the system's authorities and those of
+//! `OTEL_EXPORTER_OTLP_CERTIFICATE`; `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE` and `…_CLIENT_KEY` say who we are. Each has a form for
+//! one signal, such as `OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE`. `tls` reads them.
 //!
 //! A [`ServerSpan`] is one request in one process; the W3C headers `traceparent` and `tracestate` tie those of several
 //! processes together.
@@ -20,6 +24,7 @@ mod export;
 mod families;
 mod push;
 mod span;
+mod tls;
 mod variables;
 
 pub use export::{Exporting, start};

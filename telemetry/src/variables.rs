@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
+use crate::tls::Files;
+
 const INTERVAL: Duration = Duration::from_mins(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -13,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) enum Protocol {
     /// `http/protobuf`, the default.
     Http,
-    /// `grpc`, in the clear.
+    /// `grpc`.
     Grpc,
 }
 
@@ -30,8 +32,8 @@ pub(crate) struct Destination {
     pub(crate) interval: Duration,
     /// Bodies are packed; HTTP only.
     pub(crate) gzip: bool,
-    /// A PEM file with authorities to trust besides the system's; HTTP only.
-    pub(crate) certificate: Option<String>,
+    /// Of TLS.
+    pub(crate) files: Files,
 }
 
 /// A variable that can't be followed.
@@ -135,6 +137,11 @@ pub(crate) fn destination(variable: impl Fn(&str) -> Option<String>) -> Result<O
             remedy: "counters are sent as they stand; only cumulative is there",
         });
     }
+    let files = Files::of("METRICS", &variable).map_err(|_| Wrong {
+        name: "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        value: get("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE").unwrap_or_default(),
+        remedy: "give it together with OTEL_EXPORTER_OTLP_CLIENT_KEY",
+    })?;
     Ok(Some(Destination {
         protocol,
         endpoint,
@@ -151,11 +158,7 @@ pub(crate) fn destination(variable: impl Fn(&str) -> Option<String>) -> Result<O
             INTERVAL,
         )?,
         gzip,
-        certificate: either(
-            "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
-            "OTEL_EXPORTER_OTLP_CERTIFICATE",
-        )
-        .map(|(_, path)| path),
+        files,
     }))
 }
 
