@@ -216,6 +216,10 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = bounded(2, 10_000))]
     pub runs: usize,
 
+    /// How long kernels are tuned for on a GPU, over all sizes; what is met after that keeps the standing kernels. 0 tunes nothing.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub tune_seconds: u64,
+
     /// Where the model will run.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceArg,
