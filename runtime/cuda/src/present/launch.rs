@@ -12,6 +12,7 @@ use burn_cubecl::{CubeBackend, CubeRuntime};
 use cubek::convolution::{AcceleratedTileKind, ConvAlgorithm, ConvolutionArgs, ConvolutionInputs};
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::Strategy;
+use cubek::matmul::routines::BlueprintStrategy;
 use cubek::std::InputBinding;
 
 use crate::choices::Way;
@@ -70,13 +71,13 @@ pub(super) fn convolve<R: CubeRuntime>(way: Way, conv: Convolution<R>, strict: b
 /// A product; `None` as before.
 pub(super) fn multiply<R: CubeRuntime>(way: Way, a: CubeTensor<R>, b: CubeTensor<R>) -> Option<CubeTensor<R>> {
     let strategy = match way {
-        Way::ProductCmma => Strategy::SimpleCyclicCmma(Default::default()),
-        Way::ProductMma => Strategy::SimpleCyclicMma(Default::default()),
-        Way::ProductDouble => Strategy::DoubleCyclicCmma(Default::default()),
-        Way::ProductTma => Strategy::DoubleTmaMma(Default::default()),
-        Way::ProductUnit => Strategy::SimpleUnit(Default::default()),
-        Way::ProductUnitDouble => Strategy::DoubleUnit(Default::default()),
-        Way::ProductRows => Strategy::SimpleVecMat(Default::default()),
+        Way::ProductCmma => Strategy::SimpleCyclicCmma(BlueprintStrategy::default()),
+        Way::ProductMma => Strategy::SimpleCyclicMma(BlueprintStrategy::default()),
+        Way::ProductDouble => Strategy::DoubleCyclicCmma(BlueprintStrategy::default()),
+        Way::ProductTma => Strategy::DoubleTmaMma(BlueprintStrategy::default()),
+        Way::ProductUnit => Strategy::SimpleUnit(BlueprintStrategy::default()),
+        Way::ProductUnitDouble => Strategy::DoubleUnit(BlueprintStrategy::default()),
+        Way::ProductRows => Strategy::SimpleVecMat(BlueprintStrategy::default()),
         Way::ProductPlain => Strategy::Naive,
         _ => return None,
     };
