@@ -49,20 +49,6 @@ def Legacy_skip_scaledobject_creation_0_4_0():
 
 
 @case
-def Legacy_the_interceptor_s_own_ScaledObject_becomes_ready():
-    name = "keda-add-ons-http-interceptor"
-    trigger = {"type": "external", "metadata": {"scalerAddress": SCALER, "interceptorTargetPendingRequests": "200"}}
-    own = scaled(name, minReplicaCount=1, maxReplicaCount=50, pollingInterval=1, triggers=[trigger])
-    del own["spec"]["idleReplicaCount"]
-    own["metadata"]["namespace"] = "keda"
-    apply(own)
-    ready = '{.status.conditions[?(@.type=="Ready")].status}'
-    is_ready = lambda: kubectl("-n", "keda", "get", "scaledobject", name, "-o", f"jsonpath={ready}") == "True"
-    until("it is ready", is_ready, 30)
-    kubectl("-n", "keda", "delete", "scaledobject", name, "--timeout=60s")
-
-
-@case
 def A_deleted_object_gives_the_replicas_of_before_back():
     restore = {"restoreToOriginalReplicaCount": True}
     apply(*app("back"), *app("aback"), route("back"))
