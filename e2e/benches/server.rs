@@ -46,7 +46,10 @@ fn settings() -> Settings {
     let mut arguments = std::env::args().skip(1);
     let model = arguments
         .next()
-        .map_or_else(|| places::example("digits.onnx"), PathBuf::from);
+        .map_or_else(|| places::example("digits.onnx"), PathBuf::from)
+        // Servers run in folders of their own.
+        .canonicalize()
+        .expect("the model is there");
     let row = arguments.next().unwrap_or_else(|| "1,8,8".to_owned());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Settings {
@@ -101,7 +104,7 @@ async fn main() {
         println!("MLServer, mosec: e2e/python/peers.sh could not install them, left out");
         return;
     };
-    // One at a time: MLServer was seen to end when mosec started beside it.
+    // One at a time, so that nothing but the two that are compared is there.
     for (name, start, request, beside, same) in [
         (
             "mlserver_json",
@@ -356,9 +359,10 @@ fn free() -> SocketAddr {
 fn start(command: &mut Command, address: SocketAddr) -> Option<Running> {
     let log = std::env::temp_dir().join(format!("bench-server-{}.log", address.port()));
     let log = std::fs::File::create(log).expect("the folder of temporary files is writable");
+    let same = log.try_clone().expect("a file has more than one handle");
     let child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(same)
         .stderr(log)
         // mosec ends its whole group.
         .process_group(0)
