@@ -225,6 +225,8 @@ impl Job<'_> {
                 bias: self.bias,
                 per_channel: conv.filters / conv.groups,
                 first: at / pixels,
+                geometry: &self.geometry,
+                kernel: conv.kernel,
                 planes: &self.planes,
                 vectors: &self.vectors,
                 finish: self.finish,
@@ -414,7 +416,7 @@ mod tests {
         fn every_level_gives_what_the_definition_gives(
             (groups, per_group, depth, batch) in (1..4usize, 1..15usize, 1..20usize, 1..4usize),
             input in [1..24usize, 1..40usize],
-            kernel in [1..4usize, 1..4usize],
+            kernel in prop_oneof![2 => [1..4usize, 1..4usize], 1 => Just([3, 3]), 1 => Just([5, 5])],
             axes in [axis(), axis()],
             (biased, clamped, accumulate) in any::<(bool, bool, bool)>(),
             seed in any::<u32>(),
@@ -440,6 +442,40 @@ mod tests {
                 for (k, (&found, &wanted)) in out.iter().zip(&wanted).enumerate() {
                     let near = (f64::from(found) - wanted).abs() <= 1e-5 * wanted.abs().max(1.0) * (depth as f64).sqrt();
                     prop_assert!(near, "{level:?}, element {k}: {found} instead of {wanted}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(150))]
+
+        #[test]
+        fn depthwise_windows_give_what_the_definition_gives_wherever_they_lie(
+            (groups, per_group, batch) in (1..5usize, 1..4usize, 1..3usize),
+            input in [1..40usize, 1..70usize],
+            kernel in prop_oneof![Just([3, 3]), Just([5, 5]), Just([3, 5]), Just([1, 3])],
+            stride in prop_oneof![Just([1, 1]), Just([2, 2]), Just([1, 2])],
+            pads in [0..7usize, 0..7usize, 0..7usize, 0..7usize],
+            accumulate in any::<bool>(),
+            seed in any::<u32>(),
+        ) {
+            let axes = [0, 1].map(|d| [stride[d], 1, pads[d], pads[d + 2]]);
+            let Some(g) = geometry(input, kernel, axes) else { return Ok(()) };
+            let shape = [groups * per_group, 1, kernel[0], kernel[1]];
+            let x = noise(batch * groups * input[0] * input[1], seed);
+            let w = noise(shape.iter().product(), !seed);
+            let bias = noise(shape[0], seed.rotate_left(7));
+            let sums = naive(&x, &w, shape, groups, batch, &g);
+            let before = noise(sums.len(), seed.rotate_left(13));
+            for level in Level::all() {
+                let conv = Conv::at(level, &w, shape, groups).expect("the shape fits");
+                let mut out = before.clone();
+                conv.run(&x, Some(&bias), g, Some((-0.5, 1.5)), accumulate, &mut out);
+                for (k, (&found, &sum)) in out.iter().zip(&sums).enumerate() {
+                    let there = if accumulate { f64::from(before[k]) } else { 0.0 };
+                    let wanted = (sum + f64::from(bias[k / g.pixels() % shape[0]]) + there).clamp(-0.5, 1.5);
+                    prop_assert!((f64::from(found) - wanted).abs() <= 1e-5, "{level:?}, {k}: {found} instead of {wanted}");
                 }
             }
         }

@@ -63,7 +63,7 @@ fn nothing(_: usize) {}
 static CREW: OnceLock<Crew> = OnceLock::new();
 
 /// The threads that may work for one caller, itself included: as many as the process's rayon pool has.
-pub(crate) fn threads() -> usize {
+pub fn threads() -> usize {
     crew().helpers + 1
 }
 
@@ -99,7 +99,7 @@ fn crew() -> &'static Crew {
 
 /// Calls `f` with every number below `pieces`, on this thread and on others, and returns when all calls have. `cost` is the
 /// work of all of them in multiply-adds. A panic of any call is passed on when the others have ended.
-pub(crate) fn each(pieces: usize, cost: usize, f: impl Fn(usize) + Sync) {
+pub fn each(pieces: usize, cost: usize, f: impl Fn(usize) + Sync) {
     let crew = crew();
     let alone = pieces < 2 || crew.helpers == 0 || BUSY.get();
     let asleep = cost < WAKE && crew.asleep.load(Ordering::Relaxed) == crew.helpers;

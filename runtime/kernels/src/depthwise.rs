@@ -1,5 +1,8 @@
 //! Convolutions of one channel: no sum over channels, so a matrix product would only copy.
 
+use crate::conv::Geometry;
+#[cfg(target_arch = "x86_64")]
+use crate::direct;
 use crate::gemm::{borrow, give_back};
 use crate::planes::{Planes, Vector};
 use crate::simd::{Isa, Last, Level, MAX_TILE, Tile, Work, dispatch};
@@ -20,6 +23,8 @@ pub(crate) struct Channels<'a> {
     pub(crate) per_channel: usize,
     /// The first filter that `out` has a plane for.
     pub(crate) first: usize,
+    pub(crate) geometry: &'a Geometry,
+    pub(crate) kernel: [usize; 2],
     pub(crate) planes: &'a Planes,
     pub(crate) vectors: &'a [Vector],
     pub(crate) finish: Last,
@@ -29,7 +34,33 @@ pub(crate) struct Channels<'a> {
 
 /// Convolves channels into `out`.
 pub(crate) fn run(level: Level, channels: &Channels<'_>, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512 && direct::fits(channels.geometry, channels.kernel) {
+        return in_place(channels, out);
+    }
     dispatch(level, Rows { channels, out });
+}
+
+/// Convolves channels without a copy. Only at the level of AVX-512, for windows that `direct::fits`.
+#[cfg(target_arch = "x86_64")]
+fn in_place(c: &Channels<'_>, out: &mut [f32]) {
+    let taps = c.kernel[0] * c.kernel[1];
+    for (m, out) in (c.first..).zip(out.chunks_exact_mut(c.pixels)) {
+        let x = &c.x[m / c.per_channel * c.plane..][..c.plane];
+        let finish = c.finish(m);
+        // SAFETY: a value of the level exists only where its instructions were found.
+        unsafe { direct::plane(c.geometry, c.kernel[0], x, &c.weights[m * taps..][..taps], finish, out) };
+    }
+}
+
+impl Channels<'_> {
+    /// What is done to a filter's sums.
+    fn finish(&self, filter: usize) -> Last {
+        Last {
+            bias: self.bias.map_or(0.0, |b| b[filter]),
+            ..self.finish
+        }
+    }
 }
 
 struct Rows<'a> {
@@ -57,10 +88,7 @@ impl Work for Rows<'_> {
             }
             let weights = &c.weights[m * taps.len()..];
             taps.iter_mut().zip(weights).for_each(|(tap, &w)| tap.1 = w);
-            let finish = Last {
-                bias: c.bias.map_or(0.0, |b| b[m]),
-                ..c.finish
-            };
+            let finish = c.finish(m);
             let mut rest = c.vectors;
             while let Some(first) = rest.first() {
                 // Vectors without a window are left out of the list, so only neighbours go together.

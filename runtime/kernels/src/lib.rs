@@ -12,6 +12,8 @@ mod attention;
 mod conv;
 mod crew;
 mod depthwise;
+#[cfg(target_arch = "x86_64")]
+mod direct;
 mod elementwise;
 mod finish;
 mod gemm;
@@ -35,6 +37,7 @@ mod testing;
 
 pub use attention::{Attention, Heads, Mask, Sizes};
 pub use conv::{Conv, Geometry};
+pub use crew::{each, threads};
 pub use elementwise::{Pair, map, pair};
 pub use finish::Function;
 pub use integer::{Eight, IntegerMatrix, IntegerOut};

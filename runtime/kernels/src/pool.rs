@@ -1,6 +1,8 @@
 //! Pools over windows of two dimensions.
 
 use crate::conv::Geometry;
+#[cfg(target_arch = "x86_64")]
+use crate::direct;
 use crate::gemm::{borrow, give_back};
 use crate::planes::{Planes, Vector};
 use crate::simd::{Isa, Last, Level, MAX_TILE, Tile, Work, dispatch};
@@ -46,6 +48,10 @@ impl Pool {
         if pixels == 0 {
             return;
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.kind == Kind::Max && level == Level::Avx512 && direct::pools(&self.geometry, self.kernel) {
+            return self.in_place(x, out);
+        }
         let (planes, vectors) = self.laid_out(level.columns() / 2);
         // The costs of a copy and of the taps, by the time that they take.
         tasks::chunks(out, pixels, 60 + 8 * self.kernel[0] * self.kernel[1], |at, out| {
@@ -72,6 +78,20 @@ impl Pool {
                         out,
                     },
                 ),
+            }
+        });
+    }
+
+    /// Maxima without a copy. Only at the level of AVX-512, for windows of which `direct::pools` says so.
+    #[cfg(target_arch = "x86_64")]
+    fn in_place(&self, x: &[f32], out: &mut [f32]) {
+        let plane = self.geometry.input[0] * self.geometry.input[1];
+        let pixels = self.geometry.pixels();
+        tasks::chunks(out, pixels, 2 + self.kernel[0] * self.kernel[1], |at, out| {
+            let x = x[at / pixels * plane..].chunks_exact(plane);
+            for (x, out) in x.zip(out.chunks_exact_mut(pixels)) {
+                // SAFETY: a value of the level exists only where its instructions were found.
+                unsafe { direct::maxima(&self.geometry, self.kernel[0], x, out) };
             }
         });
     }

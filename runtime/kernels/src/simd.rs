@@ -416,7 +416,7 @@ impl Isa for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512, max512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -680,7 +680,7 @@ mod x86 {
 
     /// The same of longer vectors.
     #[target_feature(enable = "avx512f")]
-    fn max512(top: __m512, x: __m512) -> __m512 {
+    pub(crate) fn max512(top: __m512, x: __m512) -> __m512 {
         _mm512_mask_mov_ps(_mm512_max_ps(x, top), _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), x)
     }
 
