@@ -75,6 +75,46 @@ async fn a_canary_takes_its_share_and_is_promoted_without_loss() {
 }
 
 #[tokio::test]
+async fn a_canary_is_promoted_while_the_controllers_are_killed_without_loss_or_pause() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "promoted").await;
+    let service = home.service("iris", "iris.onnx").min(1);
+    home.deploy(std::slice::from_ref(&service)).await;
+    let canary = service.model("pvc://models/iris-forest.onnx");
+    let deployments = async || home.kubectl("get deployments -o name").await.lines().count();
+    let outcome = under_load(&home, "iris", async {
+        home.deploy(&[canary.clone().field("canaryTrafficPercent", "50")]).await;
+        until("the canary is there", PATIENCE, async || deployments().await == 2).await;
+        for _ in 0..2 {
+            cluster.kubectl().apply(&canary.yaml()).await;
+            kill_controllers(cluster).await;
+        }
+        home.ready("iris").await;
+        until("the canary's deployment is gone", PATIENCE, async || {
+            deployments().await == 1
+        })
+        .await;
+    })
+    .await;
+    outcome.assert_none_lost(50);
+    eprintln!("the slowest answer took {:?}", outcome.slowest);
+    // A start of a pod on a busy machine is some seconds; a connection that nobody answers is ten and more.
+    assert!(outcome.slowest < Duration::from_secs(8), "{:?}", outcome.slowest);
+}
+
+/// Kills the process of every controller; kubelet starts them again.
+async fn kill_controllers(cluster: &Cluster) {
+    let pods = format!("--namespace {SYSTEM} pods --selector app={CONTROLLER}");
+    let uids = cluster.kubectl().get(&pods, "{.items[*].metadata.uid}").await;
+    for process in uids
+        .split_whitespace()
+        .filter_map(|uid| cluster.own().process_of(uid, "pilotlight"))
+    {
+        processes::signal(process, Signal::KILL);
+    }
+}
+
+#[tokio::test]
 async fn two_canaries_take_their_shares_and_one_is_promoted_without_loss() {
     let home = Namespace::new(Cluster::shared(), "canaries").await;
     let service = home.service("iris", "iris.onnx").min(1);

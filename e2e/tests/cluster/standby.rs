@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::join_all;
 use pilotlight_e2e::{
     Load, Manifest,
-    cluster::{Cluster, Namespace, PATIENCE, Pod},
+    cluster::{Cluster, Namespace, PATIENCE, Pod, condition},
     eventually, processes, until,
 };
 use rustix::process::Signal;
@@ -110,6 +110,13 @@ async fn a_wake_claims_a_standby_pod_and_never_makes_a_second() {
             assert_eq!(made(&home, service.name()).await, 0, "round {round}");
         }
     }
+    until("the claim is told", PATIENCE, async || {
+        home.flowers("iris-a").send().await.unwrap();
+        let events = "get events --field-selector involvedObject.name=iris-a,reason=StandbyClaimed -o name";
+        let found = home.get("iris-a").await;
+        !home.kubectl(events).await.is_empty() && condition(&found, "StandbyReady")["reason"] == "StandbyClaimed"
+    })
+    .await;
 }
 
 #[tokio::test]
