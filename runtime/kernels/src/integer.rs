@@ -329,7 +329,7 @@ impl Product<'_> {
         let left = self.x_zero[if self.x_zero.len() == 1 { 0 } else { r }];
         let left = left.wrapping_add(if matches!(self.x, Eight::I8(_)) { 128 } else { 0 });
         // What a column's own zero point is multiplied by.
-        let factor = (m.depth as i32).wrapping_mul(left).wrapping_sub(row_sum);
+        let factor = (m.depth as u32).cast_signed().wrapping_mul(left).wrapping_sub(row_sum);
         let sums = &m.sums[column..column + width];
         if let [one] = self.zero {
             let all = one.wrapping_sub(m.moved).wrapping_mul(factor);
@@ -483,7 +483,8 @@ mod x86 {
                 *x = _mm256_broadcastq_epi64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
             }
             for j in 0..4 {
-                // SAFETY: as above; the load needs no alignment.
+                #[allow(clippy::cast_ptr_alignment, reason = "this load wants none")]
+                // SAFETY: as above.
                 let four = unsafe { _mm_loadu_si128(b.add(g * 64 + j * 16).cast::<__m128i>()) };
                 let columns = _mm256_cvtepi8_epi16(four);
                 for (sums, x) in sums.iter_mut().zip(&x) {

@@ -96,7 +96,7 @@ impl Narrow for u8 {
     const HIGH: f32 = 255.0;
     #[inline(always)]
     fn of(x: f32) -> Self {
-        x as i32 as u8
+        (x as i32).cast_unsigned() as u8
     }
 }
 
@@ -150,6 +150,10 @@ mod tests {
     use crate::testing::noise;
 
     #[test]
+    #[allow(
+        clippy::cast_sign_loss,
+        reason = "a cast keeps within the range, which is what is tested"
+    )]
     fn numbers_become_integers_and_come_back_as_defined() {
         for n in [0, 1, 31, 1000, 200_000] {
             let mut x: Vec<f32> = noise(n, 5).iter().map(|v| 400.0 * v).collect();
