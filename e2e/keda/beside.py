@@ -8,7 +8,6 @@ import threading
 import time
 
 from harness import HERE, IMAGE, NAMESPACE, app, apply, ask, asleep, case, kubectl, load, main, replicas, route, scaled, until
-from inference import service_and_follower
 from standalone import http_scaled_object
 
 
@@ -112,14 +111,6 @@ def The_add_on_s_own_scaler_counts_by_our_queue():
     assert ask("theirs.test")[0] == 200
     asleep("theirs")
     assert not scaled_by_us("theirs")
-
-
-@case
-def KEDA_scales_an_InferenceService_and_what_follows_it():
-    service_and_follower()
-    assert not scaled_by_us("follower")
-    kubectl("-n", NAMESPACE, "delete", "scaledobject", "iris", "follower", "--timeout=60s")
-    kubectl("-n", NAMESPACE, "delete", "inferenceservice", "iris", "--timeout=60s")
 
 
 @case

@@ -1,4 +1,4 @@
-"""InferenceServices named by ScaledObjects: the trigger's key is `inferenceService`. Shared by the cases with and without KEDA."""
+"""InferenceServices named by ScaledObjects: the trigger's key is `inferenceService`."""
 
 import json
 import threading
@@ -27,6 +27,8 @@ def models():
     name = {"name": f"models-{NAMESPACE}"}
     apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": name, "spec": volume})
     apply(meta("PersistentVolumeClaim", "v1", "models", claim))
+    # A pod whose claim is not bound yet is told to its client as one that can't be placed.
+    kubectl("-n", NAMESPACE, "wait", "pvc/models", "--for=jsonpath={.status.phase}=Bound", "--timeout=60s")
 
 
 def trigger(kind, service):
