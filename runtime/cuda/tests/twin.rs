@@ -1,5 +1,7 @@
 //! What runs on GPUs, over Vulkan on the processor: the code that CUDA gets, of another runtime of CubeCL. Needs Mesa's lavapipe
-//! (Debian: mesa-vulkan-drivers).
+//! (Debian: mesa-vulkan-drivers): `make cuda` runs these.
+
+#![cfg(feature = "twin")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
