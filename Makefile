@@ -37,11 +37,11 @@ e2e-cluster: tools cluster-programs ## end-to-end tests on a real Kubernetes, or
 	cargo test --workspace --test cluster --no-fail-fast -- --test-threads=1
 
 e2e-keda: tools python cluster-programs ## KEDA's HTTP add-on: its end-to-end list on a real Kubernetes without KEDA (root)
-	cargo build
+	cargo build --workspace --bin pilotlight
 	e2e/keda/run target/debug/pilotlight
 
 e2e-keda-beside: tools python cluster-programs ## a real KEDA beside Pilotlight, built from its Go module (root, Go)
-	cargo build
+	cargo build --workspace --bin pilotlight
 	e2e/keda/beside target/debug/pilotlight
 
 e2e-beside-kserve: tools cluster-programs ## beside KServe's own controller on the test cluster (root, Go)
@@ -62,11 +62,14 @@ image-cuda: tools ## the image for runtimes on NVIDIA GPUs, pilotlight:0.1.0-cud
 	$(or $(BUILDER),$(firstword $(foreach tool,buildah podman docker,$(shell command -v $(tool))))) build --file Containerfile.cuda \
 		--tag $(IMAGE)-cuda target/image-cuda
 
-cuda: tools  ## lint, test and link what runs on NVIDIA GPUs; needs neither a GPU nor CUDA's toolkit
-	@# The workspace is selected as the tests select it, so that only what CUDA changes is built again.
-	cargo clippy --package pilotlight-cuda --features cuda --all-targets -- --deny warnings
-	cargo build --workspace --bin pilotlight --features pilotlight/cuda
+cuda: tools  ## lint, link and test what runs on NVIDIA GPUs, on the processor (Vulkan): needs neither a GPU nor CUDA's toolkit
+	@# One selection throughout, the tests' one and the feature, so that only what CUDA changes is built again. Driver: mesa-vulkan-drivers.
+	.ci/tools vulkan
+	cargo build --workspace --bin pilotlight --test twin --features pilotlight/twin
 	e2e/gpu/check target/debug/pilotlight
+	PILOTLIGHT_GPU_TWIN=1 cargo test --workspace --test twin --features pilotlight/twin
+	PILOTLIGHT_GPU_TWIN=1 e2e/gpu/check target/debug/pilotlight
+	cargo clippy --workspace --bin pilotlight --test twin --features pilotlight/twin -- --deny warnings
 
 bench: tools python cluster-programs ## proxy against HAProxy, wakes here and in a cluster, memory, engine beside onnxruntime
 	cargo build --release --workspace

@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::{
+    access,
     error::{Code, Failure},
     exchange::InFlight,
     grpc::status,
@@ -264,6 +265,8 @@ pub(crate) struct ProxyBody {
     grpc: bool,
     /// Ends it where the request has a limit.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Where requests are logged.
+    log: Option<Box<access::Line>>,
 }
 
 /// Why an answer ends before its end.
@@ -312,6 +315,7 @@ impl ProxyBody {
             in_flight: None,
             grpc: false,
             timer: None,
+            log: None,
         }
     }
 
@@ -326,6 +330,12 @@ impl ProxyBody {
         let streams = matches!(self.content, Content::Stream { .. });
         let deadline = deadline.filter(|_| streams);
         self.timer = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        self
+    }
+
+    /// Its bytes are counted for the log.
+    pub(crate) fn logging(mut self, line: Box<access::Line>) -> Self {
+        self.log = Some(line);
         self
     }
 
@@ -364,7 +374,12 @@ impl Body for ProxyBody {
                 let failure = Failure::from(&fault);
                 Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&failure)))))
             }
-            frame => Poll::Ready(frame),
+            frame => {
+                if let (Some(line), Some(Ok(frame))) = (&mut this.log, &frame) {
+                    line.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 

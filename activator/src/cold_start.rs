@@ -9,6 +9,7 @@ use crate::{
     BackendId,
     body::ProxyBody,
     core::{rules, table::Query},
+    error,
     route::Rule,
 };
 
@@ -88,7 +89,7 @@ impl StaticResponse {
                 };
                 (files.get(name).cloned().unwrap_or_default(), content_type(name))
             }
-            StaticBody::Missing => return missing(),
+            StaticBody::Missing => return error::plain(StatusCode::INTERNAL_SERVER_ERROR),
         };
         let mut response = Response::new(ProxyBody::full(body));
         *response.status_mut() = self.status;
@@ -99,19 +100,6 @@ impl StaticResponse {
         response.headers_mut().extend(self.headers.clone());
         response
     }
-}
-
-/// As Go's `http.Error` says it.
-fn missing() -> Response<ProxyBody> {
-    let mut response = Response::new(ProxyBody::full(Bytes::from_static(b"Internal Server Error\n")));
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
 }
 
 /// The content type of a file of this name, as Go's table has it.

@@ -52,9 +52,11 @@ pub struct Config {
     pub refusal_pause_max: Duration,
     /// Whether forwarded answers carry `X-KEDA-HTTP-Cold-Start: true|false`. Default true.
     pub cold_start_header: bool,
-    /// Whether `GET /` without a route is answered 200, as KServe's servers do. Default true; where applications of all kinds are
-    /// routed, a host that none has is a 404 whatever the path.
-    pub alive_at_root: bool,
+    /// Applications of all kinds are routed, not only models: what no route takes is a 404 in the words of the KEDA HTTP add-on, at `/`
+    /// too, where otherwise 200 is the answer as from KServe's servers. Default false.
+    pub applications: bool,
+    /// Every request is logged once it is over, in the Combined Log Format, under the target `access`. Default false.
+    pub log_requests: bool,
     /// TLS on the listener; `None` (the default) is plain text.
     pub tls: Option<Tls>,
     /// Bearer tokens, one of which every request has to bring; `None` (the default) lets anybody in. Without a right one:
@@ -103,7 +105,8 @@ impl Default for Config {
             refusal_pause: Duration::from_millis(10),
             refusal_pause_max: Duration::from_secs(1),
             cold_start_header: true,
-            alive_at_root: true,
+            applications: false,
+            log_requests: false,
             tls: None,
             tokens: None,
             reload_interval: Duration::from_secs(2),

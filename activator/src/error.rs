@@ -15,6 +15,7 @@
 //! | `waiting-room-full` | 503 | UNAVAILABLE | more requests or bytes wait for the backend than the route allows |
 //! | `wait-timeout` | 504 | DEADLINE_EXCEEDED | no endpoint was free within the waiting limit |
 //! | `response-timeout` | 504 | DEADLINE_EXCEEDED | the endpoint did not answer within the response limit |
+//! | `unresolved-port` | 500 | INTERNAL | the Service of the route's target has no such port |
 //! | `replica-failed` | 502 | UNAVAILABLE | the endpoint failed under a request that may not be sent twice |
 //! | `replicas-failed` | 502 | INTERNAL | endpoints kept failing under the request, as often as the route allows |
 //! | `shutting-down` | 503 | UNAVAILABLE | the request still waited when the drain time of the activator was over |
@@ -25,7 +26,8 @@
 //! | `disabled` | 503 | UNAVAILABLE | wake: the backend is stopped |
 //!
 //! Each answer is JSON `{"error": text, "code": code}` with the code in `x-pilotlight-reason` too; 503s carry
-//! `Retry-After`. A gRPC call gets the gRPC status with the text as its message, and the same header. A replica's own
+//! `Retry-After`. Routes of applications ([`crate::Purity::Opaque`]) get the same headers with the status in words as the body, as from
+//! the KEDA HTTP add-on. A gRPC call gets the gRPC status with the text as its message, and the same header. A replica's own
 //! errors pass unchanged.
 
 use std::borrow::Cow;
@@ -40,6 +42,8 @@ use crate::{WakeError, WakeReason, body::ProxyBody, core::table::Miss, grpc::sta
 pub const REASON: HeaderName = HeaderName::from_static("x-pilotlight-reason");
 /// The one content type of errors, without parameters.
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// That of an answer in words.
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// What a client without a right token is told to bring.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"pilotlight\"");
@@ -73,6 +77,8 @@ pub enum Code {
     WaitTimeout,
     /// The endpoint did not answer in time.
     ResponseTimeout,
+    /// The Service of the route's target has no such port.
+    UnresolvedPort,
     /// The endpoint failed under a request that may not be sent twice.
     ReplicaFailed,
     /// Endpoints kept failing under the request.
@@ -85,7 +91,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::UnknownRoute,
         Self::UnknownModel,
         Self::AmbiguousRoute,
@@ -99,6 +105,7 @@ impl Code {
         Self::WaitingRoomFull,
         Self::WaitTimeout,
         Self::ResponseTimeout,
+        Self::UnresolvedPort,
         Self::ReplicaFailed,
         Self::ReplicasFailed,
         Self::ShuttingDown,
@@ -125,6 +132,7 @@ impl Code {
             Self::WaitingRoomFull => "waiting-room-full",
             Self::WaitTimeout => "wait-timeout",
             Self::ResponseTimeout => "response-timeout",
+            Self::UnresolvedPort => "unresolved-port",
             Self::ReplicaFailed => "replica-failed",
             Self::ReplicasFailed => "replicas-failed",
             Self::ShuttingDown => "shutting-down",
@@ -146,6 +154,7 @@ impl Code {
             Self::UnknownMethod => StatusCode::NOT_IMPLEMENTED,
             Self::RequestBodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::WaitTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::UnresolvedPort => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ReplicaFailed | Self::ReplicasFailed => StatusCode::BAD_GATEWAY,
             Self::WaitingRoomFull | Self::ShuttingDown | Self::Wake(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -165,7 +174,7 @@ impl Code {
             Self::UnknownMethod => GrpcStatus::Unimplemented,
             Self::RequestBodyTimeout | Self::WaitTimeout | Self::ResponseTimeout => GrpcStatus::DeadlineExceeded,
             // Clients try UNAVAILABLE again by themselves; a request under which several replicas failed should not be.
-            Self::ReplicasFailed => GrpcStatus::Internal,
+            Self::ReplicasFailed | Self::UnresolvedPort => GrpcStatus::Internal,
             Self::ReplicaFailed | Self::WaitingRoomFull | Self::ShuttingDown | Self::Wake(_) => GrpcStatus::Unavailable,
         }
     }
@@ -194,14 +203,20 @@ impl Failure {
 
     /// The answer. `retry_after` in seconds goes with every 503.
     pub(crate) fn response(&self, retry_after: u32) -> Response<ProxyBody> {
-        let status = self.code.status();
-        let mut response = json(
-            status,
-            &ErrorBody {
-                error: &self.message,
-                code: self.code.as_str(),
-            },
-        );
+        let body = ErrorBody {
+            error: &self.message,
+            code: self.code.as_str(),
+        };
+        self.explained(json(self.code.status(), &body), retry_after)
+    }
+
+    /// The answer in the words of the KEDA HTTP add-on: the status's own.
+    pub(crate) fn plain(&self, retry_after: u32) -> Response<ProxyBody> {
+        self.explained(plain(self.code.status()), retry_after)
+    }
+
+    fn explained(&self, mut response: Response<ProxyBody>, retry_after: u32) -> Response<ProxyBody> {
+        let status = response.status();
         let headers = response.headers_mut();
         headers.insert(REASON, HeaderValue::from_static(self.code.as_str()));
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -230,6 +245,17 @@ impl From<&WakeError> for Failure {
 struct ErrorBody<'a> {
     error: &'a str,
     code: &'static str,
+}
+
+/// A status and its words, as Go's `http.Error` says it.
+pub(crate) fn plain(status: StatusCode) -> Response<ProxyBody> {
+    let text = format!("{}\n", status.canonical_reason().unwrap_or_default());
+    let mut response = Response::new(ProxyBody::full(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, TEXT);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// A JSON answer of our own.
@@ -282,5 +308,17 @@ mod tests {
             assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
             assert_eq!(response.headers()[REASON], code.as_str());
         }
+    }
+
+    /// Fact 2.3: errors are in the words of Go's `http.Error`.
+    #[test]
+    fn add_on_errors_are_the_words_of_their_status() {
+        let response = Failure::new(Code::WaitTimeout, "x").plain(1);
+        assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+        assert_eq!(response.headers()[REASON], "wait-timeout");
+        let length = http_body::Body::size_hint(response.body()).exact();
+        assert_eq!(length, Some("Gateway Timeout\n".len() as u64));
     }
 }

@@ -10,7 +10,7 @@ use pilotlight_telemetry::ServerSpan;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    Protocol, Route,
+    Protocol, Purity, Route,
     activator::RouteEntry,
     backend::{Arrival, Backend, Permit, Readiness},
     body::{Content, Outgoing, ProxyBody},
@@ -80,6 +80,8 @@ pub(crate) struct Exchange {
     tunnel: Option<oneshot::Sender<InFlight>>,
     /// The route's fallback answers it.
     fallen_back: bool,
+    /// It has had a place at an endpoint.
+    placed: bool,
 }
 
 impl Exchange {
@@ -121,6 +123,7 @@ impl Exchange {
             woken: None,
             tunnel: None,
             fallen_back: false,
+            placed: false,
         }
     }
 
@@ -151,12 +154,6 @@ impl Exchange {
         let result = match self.forward_in_time(parts, body, strip).await {
             Ok(mut response) => {
                 headers::strip_hop_by_hop_of_answer(&mut response);
-                if config.cold_start_header && self.in_flight.counted && !self.fallen_back {
-                    let cold = if self.arrival.cold { "true" } else { "false" };
-                    response
-                        .headers_mut()
-                        .insert(headers::COLD_START, HeaderValue::from_static(cold));
-                }
                 let grpc = self.grpc;
                 let deadline = self.deadline();
                 response.map(|content| {
@@ -182,12 +179,26 @@ impl Exchange {
                     placeholder.answer(path.as_deref().unwrap_or("/"))
                 } else if self.grpc {
                     grpc::status::failed(&failure)
+                } else if self.entry.route.policy.purity == Purity::Opaque {
+                    failure.plain(config.retry_after)
                 } else {
                     failure.response(config.retry_after)
                 }
             }
         };
+        let result = self.cold_start_told(result);
         self.finish(result)
+    }
+
+    /// Says whether it was cold, to a request whose wait is over, whatever became of it then.
+    fn cold_start_told(&self, mut response: Response<ProxyBody>) -> Response<ProxyBody> {
+        let wanted = self.in_flight.client.inner.shared.config.cold_start_header;
+        if wanted && self.in_flight.counted && self.placed && !self.fallen_back {
+            let cold = if self.arrival.cold { "true" } else { "false" };
+            let cold = HeaderValue::from_static(cold);
+            response.headers_mut().insert(headers::COLD_START, cold);
+        }
+        response
     }
 
     /// When the request as a whole has to be over, its answer's last byte included.
@@ -300,6 +311,7 @@ impl Exchange {
             trace::waited(span, began, self.arrival.cold);
         }
         let mut permit = acquired?;
+        self.placed = true;
         self.woken = permit.woken.take().or(self.woken);
         Ok(permit)
     }

@@ -160,6 +160,33 @@ fn is_traceparent(text: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    /// Add-on unit test `TestUpstreamPreservesXForwardedHeaders`.
+    #[test]
+    fn add_on_what_a_proxy_before_us_says_of_host_and_scheme_stays_and_the_chain_grows() {
+        let client = HeaderValue::from_static("10.0.0.9");
+        let (scheme, host) = (HeaderValue::from_static("http"), HeaderValue::from_static("app.test"));
+        let mut first = HeaderMap::new();
+        add_forwarded(&mut first, &client, scheme.clone(), Some(&host));
+        assert_eq!(
+            (&first[FORWARDED_FOR], &first[FORWARDED_PROTO], &first[FORWARDED_HOST]),
+            (&client, &scheme, &host)
+        );
+        let mut second = HeaderMap::new();
+        for (name, value) in [
+            (FORWARDED_FOR, "10.0.0.1"),
+            (FORWARDED_PROTO, "https"),
+            (FORWARDED_HOST, "outside.test"),
+        ] {
+            second.insert(name, HeaderValue::from_static(value));
+        }
+        second.insert("x-forwarded-port", HeaderValue::from_static("443"));
+        add_forwarded(&mut second, &client, scheme, Some(&host));
+        assert_eq!(second[FORWARDED_FOR], "10.0.0.1, 10.0.0.9");
+        assert_eq!(second[FORWARDED_PROTO], "https");
+        assert_eq!(second[FORWARDED_HOST], "outside.test");
+        assert_eq!(second["x-forwarded-port"], "443");
+    }
+
     #[test]
     fn headers_of_one_connection_are_taken_off_with_those_it_names() {
         let mut headers = HeaderMap::new();

@@ -7,6 +7,7 @@
 //! [`Activator`] is the control surface; the way of a request begins in `service` and goes on in `exchange`. Decisions are in `core`, without IO
 //! and clock; the rest are adapters around them.
 
+mod access;
 mod activator;
 mod admin;
 mod arrivals;

@@ -49,6 +49,8 @@ pub(crate) struct Metrics {
     wakes: IntCounterVec,
     replays: IntCounterVec,
     dropped: IntCounterVec,
+    /// Of requests that no route took.
+    unrouted: RouteSeries,
     probe_ready: IntCounter,
     probe_not_ready: IntCounter,
 }
@@ -106,10 +108,14 @@ impl Metrics {
         Self {
             requests: maker.counters(
                 "activator_requests_total",
-                "Requests that took a route, by answer.",
+                "Requests by answer; those that no route took have none.",
                 &["route", "code"],
             ),
-            keda_requests: maker.counters("interceptor_request_count_total", "Requests that took a route.", &keda),
+            keda_requests: maker.counters(
+                "interceptor_request_count_total",
+                "Requests; those that no route took have no name.",
+                &keda,
+            ),
             keda_duration: maker.histograms(
                 "interceptor_request_duration_seconds",
                 "From arrival to the last byte of the answer.",
@@ -155,6 +161,7 @@ impl Metrics {
                 "Requests answered with an error of our own, or left by their client, by reason.",
                 &["reason"],
             ),
+            unrouted: RouteSeries::default(),
             probe_ready: probes.with_label_values(&["ready"]),
             probe_not_ready: probes.with_label_values(&["not-ready"]),
             registry: maker.0,
@@ -190,6 +197,11 @@ impl Metrics {
     pub(crate) fn cold_start_rejected(&self, route: &str) {
         let (namespace, name) = split(route);
         self.keda_rejections.with_label_values(&[name, namespace]).inc();
+    }
+
+    /// A request that no route took was answered: in the interceptor's metrics without a route's name.
+    pub(crate) fn missed(&self, method: &http::Method, status: http::StatusCode, duration: Duration) {
+        self.unrouted.ended(self, "", method, Some(status), duration);
     }
 
     pub(crate) fn dropped(&self, code: Code) {

@@ -74,6 +74,9 @@ pub struct RoutePolicy {
     pub request_timeout: Option<Duration>,
     /// What is answered in the place of the backend. Default nothing.
     pub cold_start: Option<Arc<ColdStart>>,
+    /// Why none of its requests can be sent on: its target's port is not to be found. Each is answered 500 `unresolved-port` and neither
+    /// counted nor a reason to wake. Default none.
+    pub unresolved: Option<Arc<str>>,
 }
 
 impl Default for RoutePolicy {
@@ -88,6 +91,7 @@ impl Default for RoutePolicy {
             max_tries: 5,
             request_timeout: None,
             cold_start: None,
+            unresolved: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use k8s_openapi::jiff::Timestamp;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -17,6 +18,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    access,
     activator::Inner,
     error::{Code, Failure},
     secure::{self, Tls, stall::Patient, upstream::Upstream},
@@ -186,11 +188,16 @@ where
         let client = Arc::clone(&client);
         async move {
             let last = client.inner.is_ending() && request.version() < http::Version::HTTP_2;
+            let log = client.inner.shared.config.log_requests;
+            let line = log.then(|| Box::new(access::Line::new(&client, &request, Timestamp::now())));
             let mut response = service::handle(client, request).await;
             if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, CLOSE);
             }
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(match line {
+                Some(line) => line.follow(response),
+                None => response,
+            })
         }
     });
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));

@@ -39,9 +39,16 @@ pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
         // Boxed: requests of HTTP should not pay for its size.
         return Box::pin(grpc::handle(client, parts, body, arrived)).await;
     }
-    let retry_after = client.inner.shared.config.retry_after;
+    let (retry_after, applications) = (config.retry_after, config.applications);
     let target = resolve(&client.inner, &parts);
     match target {
+        Ok(Target::Route { entry, .. }) if entry.route.policy.unresolved.is_some() => {
+            let failure = unresolved(&entry);
+            client.inner.shared.metrics.dropped(failure.code);
+            replay::discard(body).await;
+            count_only(&client, &entry, &parts, failure.code.status(), arrived);
+            failure.plain(retry_after)
+        }
         Ok(Target::Route { entry, call, strip }) => {
             let fixed = match fixed(&entry, &parts) {
                 Fixed::Answer(answer) => {
@@ -70,15 +77,29 @@ pub(crate) async fn handle(client: Arc<Client>, request: Request<Incoming>) -> R
             statistics::answer(&client.inner).await
         }
         Err(miss) => {
-            client.inner.shared.metrics.dropped(miss.code);
+            let metrics = &client.inner.shared.metrics;
+            metrics.dropped(miss.code);
+            metrics.missed(&parts.method, miss.code.status(), arrived.elapsed());
             replay::discard(body).await;
-            Failure::from(miss).response(retry_after)
+            let words = applications && miss.code == Code::UnknownRoute;
+            let failure = Failure::from(miss);
+            if words {
+                failure.plain(retry_after)
+            } else {
+                failure.response(retry_after)
+            }
         }
     }
 }
 
+/// Why the requests of such a route can't be sent on.
+pub(crate) fn unresolved(entry: &RouteEntry) -> Failure {
+    let why = entry.route.policy.unresolved.as_deref().unwrap_or_default();
+    Failure::new(Code::UnresolvedPort, why.to_owned())
+}
+
 /// What the static routes of a route say of a request.
-enum Fixed {
+pub(crate) enum Fixed {
     /// Nothing.
     No,
     /// This is the answer.
@@ -87,7 +108,8 @@ enum Fixed {
     Uncounted,
 }
 
-fn fixed(entry: &RouteEntry, parts: &http::request::Parts) -> Fixed {
+/// Looks a request up in the static routes of its route.
+pub(crate) fn fixed(entry: &RouteEntry, parts: &http::request::Parts) -> Fixed {
     let Some(cold_start) = &entry.route.policy.cold_start else {
         return Fixed::No;
     };
@@ -106,7 +128,13 @@ fn fixed(entry: &RouteEntry, parts: &http::request::Parts) -> Fixed {
 }
 
 /// In the metrics of the route, not in its counts.
-fn count_only(client: &Client, entry: &RouteEntry, parts: &http::request::Parts, status: StatusCode, at: Instant) {
+pub(crate) fn count_only(
+    client: &Client,
+    entry: &RouteEntry,
+    parts: &http::request::Parts,
+    status: StatusCode,
+    at: Instant,
+) {
     let (stats, metrics) = (&entry.stats, &client.inner.shared.metrics);
     let id = stats.id.as_str();
     stats
@@ -164,7 +192,7 @@ fn resolve(inner: &Inner, parts: &http::request::Parts) -> Result<Target, Miss> 
         }
         Err(miss) => {
             let call = inference::classify(&parts.method, path);
-            let alive = path != "/" || inner.shared.config.alive_at_root;
+            let alive = path != "/" || !inner.shared.config.applications;
             if miss.code == Code::UnknownRoute && call.is_answered_here() && alive {
                 return Ok(Target::Here { call, scope: None });
             }

@@ -2,10 +2,12 @@
 //! latency at 70 % of that rate. Beside it MLServer and mosec, serving the same file through onnxruntime on as many threads, with
 //! batching up to the same size; a path without them (`e2e/python/peers.sh` failed) says so.
 //!
-//! `bench-server MODEL.onnx ROW [THREADS]`: the model has one input of FP32, whose row has the shape ROW, such as `3,224,224`.
-//! Without arguments: the digits of the examples. One row a request: binary V2, and V2 in JSON, which is what MLServer takes by
-//! HTTP. The load generator shares the processors with what it measures; of the bare executor it asks nothing, so the share counts
-//! the generator's cost as the server's. `client_share_of_bare` bounds what any server could reach: the generator against a server
+//! `bench-server MODEL.onnx ROW [THREADS] [SECONDS]`: the model has one input of FP32, whose row has the shape ROW, such as
+//! `3,224,224`. A round takes SECONDS, which has to hold several batches. Without arguments: the digits of the examples, 3 seconds.
+//! One row a request: V2 in binary, in JSON and by gRPC. MLServer is asked in JSON, which is what it takes by HTTP. Those that are
+//! compared are asked in turn, a round each, so that what the machine does meanwhile hits both alike. The load generator shares
+//! the processors with what it measures; of the bare executor it asks nothing, so the share counts the generator's cost as the
+//! server's. `client_share_of_bare` bounds what any server could reach: the generator, with binary bodies, against a server
 //! that does nothing.
 
 use std::{
@@ -13,21 +15,23 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
 use pilotlight_e2e::{
-    bench::{Request, figure, median, percentile, run, run_at},
+    bench::{Request, Round, ask, ask_at, figure, grpc, median, percentile, run, run_at},
     places,
 };
 use pilotlight_runtime::{Data, LoadOptions, Tensor, model::load_onnx};
 
 const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-const ROUND: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 3;
 const LOAD: f64 = 0.7;
 /// More than wait at a time at 70 % load.
 const CONNECTIONS: usize = 128;
+/// How long a server may take until it answers.
+const START: Duration = Duration::from_mins(1);
 /// How long the others wait for a batch to fill; we start at once whatever waits.
 const WAIT: Duration = Duration::from_millis(1);
 
@@ -35,13 +39,17 @@ struct Settings {
     model: PathBuf,
     row: Vec<usize>,
     threads: usize,
+    round: Duration,
 }
 
 fn settings() -> Settings {
     let mut arguments = std::env::args().skip(1);
     let model = arguments
         .next()
-        .map_or_else(|| places::example("digits.onnx"), PathBuf::from);
+        .map_or_else(|| places::example("digits.onnx"), PathBuf::from)
+        // Servers run in folders of their own.
+        .canonicalize()
+        .expect("the model is there");
     let row = arguments.next().unwrap_or_else(|| "1,8,8".to_owned());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Settings {
@@ -53,6 +61,11 @@ fn settings() -> Settings {
         threads: arguments
             .next()
             .map_or(cores, |threads| threads.parse().expect("THREADS is a number")),
+        round: Duration::from_secs(
+            arguments
+                .next()
+                .map_or(3, |seconds| seconds.parse().expect("SECONDS is a number")),
+        ),
     }
 }
 
@@ -60,10 +73,11 @@ fn settings() -> Settings {
 async fn main() {
     let settings = settings();
     println!(
-        "settings: model {}, row {:?} of FP32, one a request, {} threads for the model, {ROUNDS} rounds of {ROUND:?}",
+        "settings: model {}, row {:?} of FP32, one a request, {} threads for the model, {ROUNDS} rounds of {:?}",
         settings.model.display(),
         settings.row,
-        settings.threads
+        settings.threads,
+        settings.round
     );
     let (best, bare) = bare(&settings);
     println!(
@@ -71,33 +85,127 @@ async fn main() {
          max_wait_time {WAIT:?}; {} connections for throughput, {LOAD} of it as load",
         connections(best)
     );
-    let requests = Requests::of(&settings);
+    let asked = Asked::of(&settings);
     let nothing = nothing().await;
-    let rate = run(nothing, &requests.binary, connections(best), ROUND).await.rate;
+    let rate = run(nothing, &asked.binary, connections(best), settings.round)
+        .await
+        .rate;
     figure("client_share_of_bare", rate / bare);
 
-    let server = pilotlight(&settings, best);
-    ready(server.address, &requests.binary).await;
-    measure("pilotlight_binary", server.address, &requests.binary, best, bare).await;
-    measure("pilotlight_json", server.address, &requests.json, best, bare).await;
-    drop(server);
+    let ours = pilotlight(&settings, best);
+    ready("pilotlight", ours.address, &asked.binary).await;
+    let sides = vec![
+        Side::new("pilotlight_binary", ours.address, Form::Http(asked.binary.clone())),
+        Side::new("pilotlight_json", ours.address, Form::Http(asked.json.clone())),
+        Side::new("pilotlight_grpc", ours.address, Form::Grpc),
+    ];
+    measure(sides, &settings, &asked, best, bare).await;
     let Some(python) = peers() else {
         println!("MLServer, mosec: e2e/python/peers.sh could not install them, left out");
         return;
     };
-    match mlserver(&python, &settings, best) {
-        Some(server) => {
-            ready(server.address, &requests.json).await;
-            measure("mlserver_json", server.address, &requests.json, best, bare).await;
-        }
-        None => println!("MLServer: did not start, left out"),
+    // One at a time, so that nothing but the two that are compared is there.
+    for (name, start, request, beside, same) in [
+        (
+            "mlserver_json",
+            mlserver as fn(&Path, &Settings, usize) -> Option<Running>,
+            &asked.json,
+            "pilotlight_json_beside_mlserver",
+            &asked.json,
+        ),
+        (
+            "mosec_raw",
+            mosec,
+            &asked.raw,
+            "pilotlight_binary_beside_mosec",
+            &asked.binary,
+        ),
+    ] {
+        let Some(server) = start(&python, &settings, best) else {
+            println!("{name}: did not start, left out");
+            continue;
+        };
+        ready(name, server.address, request).await;
+        let sides = vec![
+            Side::new(beside, ours.address, Form::Http(same.clone())),
+            Side::new(name, server.address, Form::Http(request.clone())),
+        ];
+        measure(sides, &settings, &asked, best, bare).await;
     }
-    match mosec(&python, &settings, best) {
-        Some(server) => {
-            ready(server.address, &requests.raw).await;
-            measure("mosec_raw", server.address, &requests.raw, best, bare).await;
+}
+
+/// Asks the sides in turn, a round each, first as fast as they answer, then at a share of that, and prints what came of it.
+async fn measure(mut sides: Vec<Side>, settings: &Settings, asked: &Asked, best: usize, bare: f64) {
+    for round in 0..=ROUNDS {
+        for side in &mut sides {
+            let rate = side.run(asked, connections(best), settings.round).await.rate;
+            // The first one warms it up.
+            if round > 0 {
+                side.rates.push(rate);
+            }
         }
-        None => println!("mosec: did not start, left out"),
+    }
+    for _ in 0..ROUNDS {
+        for side in &mut sides {
+            let rate = LOAD * median(&mut side.rates);
+            side.latencies
+                .extend(side.run_at(asked, rate, settings.round).await.latencies);
+        }
+    }
+    for side in &mut sides {
+        side.tell(bare);
+    }
+}
+
+/// How a server is asked.
+enum Form {
+    Http(Request),
+    Grpc,
+}
+
+/// A server in one of its protocols, and what was measured of it.
+struct Side {
+    name: &'static str,
+    address: SocketAddr,
+    form: Form,
+    rates: Vec<f64>,
+    latencies: Vec<f64>,
+}
+
+impl Side {
+    fn new(name: &'static str, address: SocketAddr, form: Form) -> Self {
+        Self {
+            name,
+            address,
+            form,
+            rates: Vec::new(),
+            latencies: Vec::new(),
+        }
+    }
+
+    async fn run(&self, asked: &Asked, connections: usize, length: Duration) -> Round {
+        match &self.form {
+            Form::Http(request) => run(self.address, request, connections, length).await,
+            Form::Grpc => ask(asked.calls(self.address, connections).await, length).await,
+        }
+    }
+
+    async fn run_at(&self, asked: &Asked, rate: f64, length: Duration) -> Round {
+        match &self.form {
+            Form::Http(request) => run_at(self.address, request, rate, CONNECTIONS, length).await,
+            Form::Grpc => ask_at(asked.calls(self.address, CONNECTIONS).await, rate, length).await,
+        }
+    }
+
+    fn tell(&mut self, bare: f64) {
+        let name = self.name;
+        let rate = median(&mut self.rates);
+        figure(&format!("{name}_rows_per_second"), rate);
+        figure(&format!("{name}_share_of_bare"), rate / bare);
+        for (p, label) in [(0.5, "p50"), (0.99, "p99")] {
+            let milliseconds = percentile(&mut self.latencies, p) * 1000.0;
+            figure(&format!("{name}_{label}_ms_at_load"), milliseconds);
+        }
     }
 }
 
@@ -107,13 +215,20 @@ fn connections(best: usize) -> usize {
 }
 
 /// The same row in the forms that the servers take.
-struct Requests {
+struct Asked {
+    input: String,
+    shape: Vec<usize>,
+    tensor: Vec<u8>,
     binary: Request,
     json: Request,
     raw: Request,
 }
 
-impl Requests {
+impl Asked {
+    async fn calls(&self, address: SocketAddr, count: usize) -> Vec<grpc::Calls> {
+        grpc::clients(address, &self.input, &self.shape, &self.tensor, count).await
+    }
+
     fn of(settings: &Settings) -> Self {
         let row: usize = settings.row.iter().product();
         let values: Vec<f32> = (0..row).map(|i| (i % 17) as f32 / 17.0).collect();
@@ -135,6 +250,9 @@ impl Requests {
             binary: Request::bytes("bench", "/v2/models/m/infer", &headers, &body),
             json: Request::post("bench", "/v2/models/m/infer", &whole),
             raw: Request::bytes("bench", "/inference", &[], &tensor),
+            input,
+            shape,
+            tensor,
         }
     }
 }
@@ -154,7 +272,7 @@ fn bare(settings: &Settings) -> (usize, f64) {
         run();
         let mut times = Vec::new();
         let start = Instant::now();
-        while start.elapsed() < ROUND / 2 || times.len() < 3 {
+        while start.elapsed() < settings.round / 2 || times.len() < 3 {
             let start = Instant::now();
             run();
             times.push(start.elapsed().as_secs_f64());
@@ -177,43 +295,24 @@ fn input(settings: &Settings) -> (String, Vec<usize>) {
 }
 
 /// Resolves once the server answers that very request; until then it may listen and have nothing to answer with.
-async fn ready(address: SocketAddr, request: &Request) {
-    let ask = async || {
-        let asked = tokio::spawn({
-            let request = request.clone();
-            async move { run(address, &request, 1, Duration::from_millis(1)).await }
-        });
-        asked.await.is_ok()
-    };
-    // What it answers before is told by a panic of the generator, which is of no interest here.
+async fn ready(name: &str, address: SocketAddr, request: &Request) {
+    let hook = std::panic::take_hook();
+    // What it answers before is told by a panic of the generator, which is of no interest here, unless it is the last.
     std::panic::set_hook(Box::new(|_| {}));
-    pilotlight_e2e::until("the server answers", Duration::from_mins(1), ask).await;
-    let _ = std::panic::take_hook();
-}
-
-async fn measure(name: &str, address: SocketAddr, request: &Request, best: usize, bare: f64) {
-    run(address, request, connections(best), ROUND / 3).await;
-    let mut rates = Vec::new();
-    for _ in 0..ROUNDS {
-        rates.push(run(address, request, connections(best), ROUND).await.rate);
+    let start = Instant::now();
+    loop {
+        let request = request.clone();
+        let asked = tokio::spawn(async move { run(address, &request, 1, Duration::from_millis(1)).await });
+        match asked.await {
+            Ok(_) => break,
+            Err(panic) if start.elapsed() > START => {
+                std::panic::set_hook(hook);
+                panic!("{name} does not answer: {panic}");
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
     }
-    let rate = median(&mut rates);
-    figure(&format!("{name}_rows_per_second"), rate);
-    figure(&format!("{name}_share_of_bare"), rate / bare);
-    let mut latencies = Vec::new();
-    for _ in 0..ROUNDS {
-        latencies.extend(
-            run_at(address, request, LOAD * rate, CONNECTIONS, ROUND)
-                .await
-                .latencies,
-        );
-    }
-    for (p, label) in [(0.5, "p50"), (0.99, "p99")] {
-        figure(
-            &format!("{name}_{label}_ms_at_load"),
-            percentile(&mut latencies, p) * 1000.0,
-        );
-    }
+    std::panic::set_hook(hook);
 }
 
 /// A server process that ends with the value.
@@ -242,16 +341,29 @@ impl Drop for Running {
     }
 }
 
+/// A port that is free, as are the two behind it, which MLServer takes. Not one of those that connections are given: among the
+/// thousands that the generator opens, one could have it before the server does.
 fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("a bound listener has an address")
+    static NEXT: AtomicU16 = AtomicU16::new(21_000);
+    loop {
+        let port = NEXT.fetch_add(3, Ordering::Relaxed);
+        let listeners: Vec<_> = (port..port + 3)
+            .map_while(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+            .collect();
+        if listeners.len() == 3 {
+            return SocketAddr::from(([127, 0, 0, 1], port));
+        }
+    }
 }
 
 fn start(command: &mut Command, address: SocketAddr) -> Option<Running> {
+    let log = std::env::temp_dir().join(format!("bench-server-{}.log", address.port()));
+    let log = std::fs::File::create(log).expect("the folder of temporary files is writable");
+    let same = log.try_clone().expect("a file has more than one handle");
     let child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stdout(same)
+        .stderr(log)
         // mosec ends its whole group.
         .process_group(0)
         .spawn()

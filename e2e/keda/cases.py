@@ -4,9 +4,10 @@ Applications are Python programs of `apps/` that run from the node's own files. 
 """
 
 import default
+import inference
 import observability
 import standalone
 import tls
 from harness import main
 
-main(default, standalone, observability, tls)
+main(default, standalone, inference, observability, tls)

@@ -129,6 +129,15 @@ def TestPortNameRouting():
 
 
 @case
+def A_port_that_is_not_there_is_a_500_and_what_nobody_has_a_404_both_in_words():
+    apply(route("portless", "one", target={"service": "one", "portName": "none"}))
+    words = "Internal Server Error\n"
+    until("the port is missed", lambda: ask("portless.test")[:2] == (500, words), 5)
+    status, text, headers = ask("nobody.test")
+    assert (status, text, headers["content-type"]) == (404, "Not Found\n", "text/plain; charset=utf-8"), (status, text)
+
+
+@case
 def TestRouteUpdate_TestRouteDeletion():
     apply(route("moving", "two"))
     answers("moving.test", "two")

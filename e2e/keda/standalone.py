@@ -6,7 +6,7 @@ import random
 import threading
 import time
 
-from harness import NAMESPACE, app, apply, ask, asleep, case, kubectl, load, meta, node_address, replicas, restored, route, scale, scaled, until
+from harness import NAMESPACE, SCALER, app, apply, ask, asleep, case, kubectl, load, meta, node_address, replicas, restored, route, scale, scaled, until
 
 
 def http_scaled_object(name, **more):
@@ -34,7 +34,7 @@ def Legacy_http_scaled_object_0_1_0():
 def Legacy_skip_scaledobject_creation_0_4_0():
     route = http_scaled_object("skip", scalingMetric={"requestRate": {"targetValue": 2, "window": "10s", "granularity": "1s"}})
     route["metadata"]["annotations"] = {"httpscaledobject.keda.sh/skip-scaledobject-creation": "true"}
-    trigger = {"type": "external-push", "metadata": {"scalerAddress": "keda-add-ons-http-external-scaler.keda:9090", "httpScaledObject": "skip"}}
+    trigger = {"type": "external-push", "metadata": {"scalerAddress": SCALER, "httpScaledObject": "skip"}}
     own = scaled("skip", minReplicaCount=0, maxReplicaCount=4, triggers=[trigger])
     del own["spec"]["idleReplicaCount"]
     apply(*app("skip"), route, own)
@@ -66,7 +66,7 @@ def A_deleted_object_gives_the_replicas_of_before_back():
 
 @case
 def Requests_at_the_moment_of_scale_to_zero_are_all_answered():
-    trigger = {"scalerAddress": "keda-add-ons-http-external-scaler.keda:9090", "interceptorRoute": "race"}
+    trigger = {"scalerAddress": SCALER, "interceptorRoute": "race"}
     quick = {"cooldownPeriod": 2, "pollingInterval": 1, "triggers": [{"type": "external-push", "metadata": trigger}]}
     apply(*app("race"), route("race"), scaled("race", **quick))
     time.sleep(1)

@@ -20,7 +20,8 @@ class Mean(Model):
         if not isinstance(payload, InferRequest):
             return {"predictions": means.tolist()}
         output = InferOutput(name="y", shape=list(means.shape), datatype="FP32", data=means.tolist())
-        return InferResponse(response_id=payload.id, model_name="m", infer_outputs=[output])
+        # Its server answers a request without an id with an error unless the response has one.
+        return InferResponse(response_id=payload.id or "1", model_name="m", infer_outputs=[output])
 
 
 if __name__ == "__main__":

@@ -118,7 +118,15 @@ async fn a_model_in_googles_store_is_served_from_zero() {
     let emulator = Emulator::start(&google, |address| {
         let port = address.port().to_string();
         let mut args = texts(["-scheme", "http", "-backend", "memory", "-host", "127.0.0.1"]);
-        args.extend(texts(["-port", &port, "-data", &data]));
+        // The XML API, which the store is read by, is served to its own host only.
+        args.extend(texts([
+            "-port",
+            &port,
+            "-data",
+            &data,
+            "-public-host",
+            &address.to_string(),
+        ]));
         args
     })
     .await;

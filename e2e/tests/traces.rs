@@ -61,23 +61,31 @@ fn take(mut stream: &TcpStream, kept: &Mutex<Vec<Vec<u8>>>) -> Option<()> {
     stream.write_all(answer).ok()
 }
 
+/// The platform with a model and a collector's variables.
+async fn exporting<const N: usize>(variables: [(&str, String); N]) -> Up {
+    let env = variables.map(|(name, value)| (name.to_owned(), value));
+    Up::start(Settings {
+        manifests: vec![Manifest::new("iris", places::example("iris.onnx"))],
+        env: env
+            .into_iter()
+            .chain([("NO_PROXY".to_owned(), "127.0.0.1".to_owned())])
+            .collect(),
+        ..Settings::default()
+    })
+    .await
+}
+
 #[tokio::test]
 async fn metrics_of_the_platform_and_of_its_runtimes_reach_a_collector() {
     let collector = Collector::start();
-    let env = [
+    let up = exporting([
         (
             "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
             format!("http://{}/v1/metrics", collector.address),
         ),
         ("OTEL_METRIC_EXPORT_INTERVAL", "200".to_owned()),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test".to_owned()),
-        ("NO_PROXY", "127.0.0.1".to_owned()),
-    ];
-    let up = Up::start(Settings {
-        manifests: vec![Manifest::new("iris", places::example("iris.onnx"))],
-        env: env.map(|(name, value)| (name.to_owned(), value)).to_vec(),
-        ..Settings::default()
-    })
+    ])
     .await;
     let reply = client::post_with(&up.predict_url("iris"), &[], &client::flowers_v1()).await;
     assert_eq!(reply.status, 200, "{reply:?}");
@@ -105,16 +113,10 @@ async fn metrics_of_the_platform_and_of_its_runtimes_reach_a_collector() {
 #[tokio::test]
 async fn a_request_from_zero_is_one_trace_through_activator_and_runtime() {
     let collector = Collector::start();
-    let env = [
+    let up = exporting([
         ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address)),
         ("OTEL_BSP_SCHEDULE_DELAY", "100".to_owned()),
-        ("NO_PROXY", "127.0.0.1".to_owned()),
-    ];
-    let up = Up::start(Settings {
-        manifests: vec![Manifest::new("iris", places::example("iris.onnx"))],
-        env: env.map(|(name, value)| (name.to_owned(), value)).to_vec(),
-        ..Settings::default()
-    })
+    ])
     .await;
     let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     let headers = [("traceparent", traceparent.as_str())];

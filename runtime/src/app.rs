@@ -20,7 +20,7 @@ use crate::control::Control;
 use crate::error::{ApiError, Code, InferError};
 use crate::faces::{Budget, Coding, Face, Management, ModelConfig, Of, Share, Target};
 use crate::faces::{index, metadata, read_body, statistics, target};
-use crate::gate::Gate;
+use crate::gate::{Gate, Pass};
 use crate::metrics::{Meter, Metrics, Outcome};
 use crate::models::{Listed, ModelState, Repository};
 use crate::scheduler::{Answer, Open, Request as InferRequest, Scheduler, Timings};
@@ -264,6 +264,25 @@ impl App {
         Ok(())
     }
 
+    /// Lets an inference request in.
+    ///
+    /// # Errors
+    /// As the gate's; `draining` too in a process that was given no model yet, or has not loaded it: who asks it took it for the one
+    /// before it in its pod, and is to ask elsewhere or later.
+    pub(crate) fn admit(&self) -> Result<Pass, ApiError> {
+        self.has_its_model()?;
+        self.gate.enter()
+    }
+
+    /// Fails, with the mark, while this process waits for its model.
+    fn has_its_model(&self) -> Result<(), ApiError> {
+        if self.standby.waits(|model| self.repository.readiness(model).is_ok()) {
+            let why = "this process waits for its model; ask another replica";
+            return Err(ApiError::new(Code::Draining, why));
+        }
+        Ok(())
+    }
+
     /// One model's own readiness, which no queue changes.
     pub(crate) fn model_ready(&self, of: Of<'_>) -> Result<Reply, ApiError> {
         let model = of.model;
@@ -349,7 +368,10 @@ impl App {
         B::Error: std::fmt::Display,
     {
         let mut meter = Meter::start(&self.metrics, arrived);
-        let result = match self.repository.lease_version(of.model, of.version) {
+        let result = match self
+            .has_its_model()
+            .and_then(|()| self.repository.lease_version(of.model, of.version))
+        {
             Ok(lease) => {
                 meter.model(&lease.served.metrics);
                 self.run(face, &lease.served, headers, body, arrived).await
@@ -377,7 +399,7 @@ impl App {
         B::Error: std::fmt::Display,
     {
         // Refused before the body is read: a full queue is no time to take in more.
-        let _pass = self.gate.enter()?;
+        let _pass = self.admit()?;
         self.scheduler.admit(served)?;
         let open = self.scheduler.open(served);
         let deadline = arrived + self.config.request_timeout;

@@ -2,12 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use pilotlight_cuda::Precision;
 
 use crate::device::DeviceArg;
+
+mod values;
+
+pub(crate) use values::check_name;
+pub use values::{DimArg, ModelArg};
+use values::{bounded, bounded32, bounded64};
 
 /// Serves ONNX models over HTTP: the protocols V1, V2 and /predict, with dynamic batching.
 ///
@@ -211,6 +216,10 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = bounded(2, 10_000))]
     pub runs: usize,
 
+    /// How long kernels are tuned for on a GPU, over all sizes; what is met after that keeps the standing kernels. 0 tunes nothing.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub tune_seconds: u64,
+
     /// Where the model will run.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceArg,
@@ -248,70 +257,6 @@ impl From<&PrepareArgs> for Args {
         args.threads = given.threads;
         args
     }
-}
-
-/// `SYMBOL=SIZE` of `--dim`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DimArg {
-    /// The symbol in the model's declared shapes.
-    pub symbol: String,
-    /// What is taken for it.
-    pub size: usize,
-}
-
-impl FromStr for DimArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.rsplit_once('=').and_then(|(s, n)| Some((s, n.parse().ok()?)));
-        let (symbol, size) = parsed.ok_or("expected SYMBOL=SIZE, for example batch=8")?;
-        Ok(Self {
-            symbol: symbol.to_owned(),
-            size,
-        })
-    }
-}
-
-/// `NAME=PATH` of `--model`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelArg {
-    /// The name in the URLs.
-    pub name: String,
-    /// The ONNX file, or the URI to fetch it from.
-    pub path: PathBuf,
-}
-
-impl FromStr for ModelArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, path) = text
-            .split_once('=')
-            .ok_or("expected NAME=PATH, for example iris=models/iris.onnx")?;
-        check_name(name)?;
-        if path.is_empty() {
-            return Err("the path behind = is empty".to_owned());
-        }
-        if pilotlight_storage::Uri::is_remote(path) {
-            let wrong = |error: pilotlight_storage::Error| error.to_string();
-            path.parse::<pilotlight_storage::Uri>().map_err(wrong)?;
-        }
-        Ok(Self {
-            name: name.to_owned(),
-            path: path.into(),
-        })
-    }
-}
-
-/// Names stand in paths as they are, so they may hold only what needs no escape there.
-pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > 253 || !name.chars().all(fine) {
-        return Err(format!(
-            "model name {name:?}: use 1 to 253 of the characters A-Z a-z 0-9 - _ ."
-        ));
-    }
-    Ok(())
 }
 
 /// Who loads and unloads models.
@@ -467,135 +412,5 @@ impl Args {
     }
 }
 
-/// Parses a number within bounds. clap names the flag (its variable where the value came from there); this the remedy.
-fn bounded(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
-    move |text| match text.parse::<usize>() {
-        Ok(n) if (least..=most).contains(&n) => Ok(n),
-        _ if most == usize::MAX => Err(format!("give a whole number of at least {least}")),
-        _ => Err(format!("give a whole number from {least} to {most}")),
-    }
-}
-
-fn bounded32(least: u32, most: u32) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
-    let parse = bounded64(u64::from(least), u64::from(most));
-    move |text| parse(text).map(|n| n as u32)
-}
-
-fn bounded64(least: u64, most: u64) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
-    move |text| match text.parse::<u64>() {
-        Ok(n) if (least..=most).contains(&n) => Ok(n),
-        _ => Err(format!("give a whole number from {least} to {most}")),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use clap::{CommandFactory as _, FromArgMatches as _, Parser};
-
-    use super::*;
-
-    #[derive(Debug, Parser)]
-    #[command(name = "runtime")]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn parse(args: &[&str]) -> Result<Args, String> {
-        let command = Cli::command();
-        command
-            .try_get_matches_from([&["runtime"], args].concat())
-            .and_then(|m| Cli::from_arg_matches(&m))
-            .map(|cli| cli.args)
-            .map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn readme_table_names_every_flag_variable_and_default() {
-        let readme = include_str!("../README.md");
-        let documented: Vec<[String; 3]> = readme
-            .lines()
-            .filter(|line| line.starts_with("| `--"))
-            .map(|line| {
-                let cell = |i: usize| line.split('|').nth(i).unwrap_or_default().trim().replace('`', "");
-                [cell(1), cell(2), cell(3)]
-            })
-            .collect();
-        let command = Cli::command();
-        let actual: Vec<[String; 3]> = command
-            .get_arguments()
-            .filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version"))
-            .map(|arg| {
-                let value = arg.get_value_names().map(|v| v[0].to_string()).unwrap_or_default();
-                let default = arg
-                    .get_default_values()
-                    .first()
-                    .map(|v| v.to_string_lossy().into_owned());
-                [
-                    format!("--{} {value}", arg.get_long().unwrap_or_default()),
-                    arg.get_env()
-                        .map(|e| e.to_string_lossy().into_owned())
-                        .unwrap_or_default(),
-                    default.unwrap_or_default(),
-                ]
-            })
-            .collect();
-        assert_eq!(documented, actual);
-    }
-
-    #[test]
-    fn defaults_are_valid() {
-        let args = parse(&["--model", "iris=a/b=c.onnx"]).unwrap();
-        assert_eq!(
-            args.models[0],
-            ModelArg {
-                name: "iris".into(),
-                path: "a/b=c.onnx".into()
-            }
-        );
-        let config = args.config().unwrap();
-        assert_eq!(config.max_batch_size, 32);
-        assert_eq!(config.max_latency, Duration::ZERO);
-        assert_eq!(config.request_timeout, Duration::from_secs(5));
-        assert_eq!((config.priority_levels, config.default_priority), (1, 1));
-        let args = parse(&["--priority-levels", "3", "--preferred-batch-sizes", "4,8"]).unwrap();
-        let config = args.config().unwrap();
-        assert_eq!((config.default_priority, config.preferred_batch_sizes), (3, vec![4, 8]));
-    }
-
-    #[test]
-    fn invalid_values_name_the_flag_and_the_remedy() {
-        for (args, flag, remedy) in [
-            (&["--max-batch-size", "0"][..], "--max-batch-size", "from 1 to 65536"),
-            (&["--max-latency-ms=-5"], "--max-latency-ms", "from 0 to 600000"),
-            (&["--queue-size", "many"], "--queue-size", "from 1 to 1000000"),
-            (&["--max-body-bytes", "0"], "--max-body-bytes", "at least 1"),
-            (&["--model", "iris"], "--model", "NAME=PATH"),
-            (&["--model", "a/b=x.onnx"], "--model", "A-Z a-z 0-9"),
-            (&["--http-address", "8080"], "--http-address", "invalid socket address"),
-            (&["--device", "tpu"], "--device", "cpu"),
-            (&["--device", "cuda:x"], "--device", "cuda:1"),
-            (&["--precision", "fp16"], "--precision", "f16"),
-        ] {
-            let error = parse(args).unwrap_err();
-            assert!(error.contains(flag) && error.contains(remedy), "{args:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        let args = parse(&["--max-latency-ms", "5000"]).unwrap();
-        assert!(
-            args.config()
-                .unwrap_err()
-                .to_string()
-                .contains("--request-timeout-ms 5000")
-        );
-        let args = parse(&["--default-priority", "2"]).unwrap();
-        assert!(args.config().unwrap_err().to_string().contains("--priority-levels 1"));
-        let args = parse(&["--preferred-batch-sizes", "64"]).unwrap();
-        assert!(args.config().unwrap_err().to_string().contains("--max-batch-size 32"));
-        let args = parse(&["--model", "a=1.onnx", "--model", "a=2.onnx"]).unwrap();
-        assert_eq!(args.config().unwrap_err(), ConfigError::SameName("a".into()));
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@
 //! It can't take a model back: what served one model never serves another.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -28,6 +29,8 @@ pub(crate) struct Standby {
     /// `None`: no model is taken.
     key: Option<String>,
     assigned: Mutex<Option<ModelArg>>,
+    /// The assigned model was ready once. What becomes of it later is not this module's.
+    given: AtomicBool,
     /// Why the assigned model can't be loaded.
     failure: Arc<watch::Sender<Option<String>>>,
 }
@@ -47,8 +50,19 @@ impl Standby {
         Self {
             key,
             assigned: Mutex::new(model),
+            given: AtomicBool::new(false),
             failure: Arc::new(watch::Sender::new(None)),
         }
+    }
+
+    /// Whether this process is one that is given its model, and does not have it yet; `ready` tells whether a model is.
+    pub(crate) fn waits(&self, ready: impl FnOnce(&str) -> bool) -> bool {
+        if self.key.is_none() || self.given.load(Ordering::Acquire) {
+            return false;
+        }
+        let has = self.assigned.lock().as_ref().is_some_and(|model| ready(&model.name));
+        self.given.store(has, Ordering::Release);
+        !has
     }
 
     /// Resolves with the reason once the assigned model could not be loaded; else never.
@@ -186,6 +200,16 @@ mod tests {
         let other = assign(&app, "k", "n", "n.onnx").await;
         assert_eq!(other.status, 400);
         assert!(other.body.contains("takes no other model"), "{}", other.body);
+    }
+
+    #[tokio::test]
+    async fn a_request_to_a_container_that_has_no_model_yet_is_marked_to_be_asked_again() {
+        let app = waiting();
+        let infer = || call(&app, "POST", "/v2/models/m/infer", "{}");
+        let early = infer().await;
+        assert_eq!((early.status, early.code()), (503, "draining"));
+        assign(&app, "k", "m", "m.onnx").await;
+        assert_eq!(infer().await.status, 400, "it is read now, and is no request");
     }
 
     #[tokio::test]

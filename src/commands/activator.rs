@@ -150,6 +150,13 @@ async fn serve(mut args: Args) -> Result<(), Failure> {
     let activator = cluster.activator().clone();
     let series = activator.clone();
     exporting.metrics(move || series.gather());
+    let _exporter = if args.keda {
+        keda::unheeded::of_interceptor();
+        let series = activator.clone();
+        keda::exporter::start(args.admin_address.ip(), move || series.gather()).await?
+    } else {
+        None
+    };
     tracing::info!(http = %args.http_address, admin = %args.admin_address, "serving");
 
     let ended = CancellationToken::new();

@@ -117,7 +117,13 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 async fn serve(args: Args) -> Result<(), Failure> {
-    let mut exporting = pilotlight_telemetry::start("pilotlight-controller");
+    // Dashboards look for the add-on's scaler by its name.
+    let service = if args.keda {
+        "keda-http-external-scaler"
+    } else {
+        "pilotlight-controller"
+    };
+    let mut exporting = pilotlight_telemetry::start(service);
     let shutdown = stop_on_signal()?;
     let no_way =
         |error: &dyn std::fmt::Display| Failure::Message(format!("no way to the Kubernetes API server: {error}"));
@@ -126,6 +132,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let client = calls.client(found).map_err(|error| no_way(&error))?;
     let message = |error: &dyn std::fmt::Display| Failure::Message(error.to_string());
     let keda = args.keda.then(|| keda::cluster(&args.namespace)).transpose()?;
+    let admin = args.admin_address;
     let controller = ClusterController::new(client.clone(), &calls, config(args)).map_err(|error| message(&error))?;
     let series = controller.registry().clone();
     exporting.metrics(move || series.gather());
@@ -133,6 +140,9 @@ async fn serve(args: Args) -> Result<(), Failure> {
         let ran = controller.run(shutdown, std::future::ready(())).await;
         return ran.map_err(|error| message(&error));
     };
+    keda::unheeded::of_operator();
+    let series = controller.registry().clone();
+    let _exporter = keda::exporter::start(admin.ip(), move || series.gather()).await?;
     let keda = Keda::new(client, keda, controller.registry()).map_err(|error| message(&error))?;
     let (serving, leading, end) = (keda.clone(), keda, shutdown.clone());
     // The lease is given back after the last answer: only what goes wrong ends it early.

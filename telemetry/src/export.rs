@@ -6,7 +6,7 @@ use std::{
 };
 
 use opentelemetry::{KeyValue, trace::TracerProvider as _};
-use opentelemetry_otlp::SpanExporter;
+use opentelemetry_otlp::{SpanExporter, WithHttpConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::{
     Resource,
     error::{OTelSdkError, OTelSdkResult},
@@ -15,7 +15,7 @@ use opentelemetry_sdk::{
 use prometheus::proto::MetricFamily;
 use tokio::runtime::Handle;
 
-use crate::{push::Pushing, variables};
+use crate::{push::Pushing, tls, variables};
 
 /// Spans are made with it once there is an endpoint.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
@@ -82,6 +82,12 @@ fn traces(service_name: &'static str) -> Option<SdkTracerProvider> {
     if !is_wanted(|name| std::env::var(name).ok()) {
         return None;
     }
+    if std::env::var("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").is_ok_and(|value| value == "console") {
+        tracing::error!(
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=console: traces are not printed; give http/protobuf or grpc"
+        );
+        return None;
+    }
     match provider(service_name) {
         Ok(provider) => TRACER.set(provider.tracer("pilotlight")).is_ok().then_some(provider),
         Err(error) => {
@@ -113,9 +119,13 @@ fn instance() -> String {
 fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
     let is = |name: &str, value: &str| variable(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
     let has = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    // The KEDA HTTP add-on's switch; where it says yes the endpoint has the SDK's default.
+    let switch = "OTEL_EXPORTER_OTLP_TRACES_ENABLED";
+    let named = || has("OTEL_EXPORTER_OTLP_ENDPOINT") || has("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
     !is("OTEL_SDK_DISABLED", "true")
         && !is("OTEL_TRACES_EXPORTER", "none")
-        && (has("OTEL_EXPORTER_OTLP_ENDPOINT") || has("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+        && !is(switch, "false")
+        && (is(switch, "true") || named())
 }
 
 /// The protocol's variables; `http/protobuf` where they say nothing.
@@ -126,11 +136,36 @@ fn is_grpc(variable: impl Fn(&str) -> Option<String>) -> bool {
     named.is_some_and(|protocol| protocol == "grpc")
 }
 
-fn provider(service_name: &'static str) -> Result<SdkTracerProvider, opentelemetry_otlp::ExporterBuildError> {
-    let exporter = if is_grpc(|name| std::env::var(name).ok()) {
-        SpanExporter::builder().with_tonic().build()?
+/// Where traces go by gRPC.
+fn grpc_endpoint(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+        .into_iter()
+        .find_map(|name| variable(name).filter(|value| !value.is_empty()))
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    #[error(transparent)]
+    Tls(#[from] tls::Fault),
+}
+
+fn provider(service_name: &'static str) -> Result<SdkTracerProvider, Fault> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let files = tls::Files::of("TRACES", variable)?;
+    let exporter = if is_grpc(variable) {
+        let builder = SpanExporter::builder().with_tonic();
+        match grpc_endpoint(variable).filter(|endpoint| endpoint.starts_with("https://")) {
+            // The exporter has no TLS of its own; in the clear it does all by itself.
+            Some(endpoint) => builder.with_channel(files.channel(&endpoint)?).build()?,
+            None => builder.build()?,
+        }
     } else {
-        SpanExporter::builder().with_http().build()?
+        SpanExporter::builder()
+            .with_http()
+            .with_http_client(files.http()?)
+            .build()?
     };
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(OnRuntime {
@@ -191,5 +226,8 @@ mod tests {
         )]));
         assert!(!wanted(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]));
         assert!(!wanted(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]));
+        let switch = "OTEL_EXPORTER_OTLP_TRACES_ENABLED";
+        assert!(!wanted(&[endpoint, (switch, "false")]));
+        assert!(wanted(&[(switch, "true")]));
     }
 }

@@ -2,7 +2,7 @@
 //! one keeps them.
 
 use std::{
-    fs, io,
+    io,
     io::Write as _,
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -19,13 +19,11 @@ use tokio::{
     sync::oneshot,
     time::{Instant, MissedTickBehavior, interval_at},
 };
-use tonic::{
-    metadata::MetadataMap,
-    transport::{Channel, Endpoint},
-};
+use tonic::{metadata::MetadataMap, transport::Channel};
 
 use crate::{
     families::{Times, request},
+    tls,
     variables::{Destination, Protocol},
 };
 
@@ -39,14 +37,12 @@ pub(crate) enum Error {
     Http(#[from] reqwest::Error),
     #[error("the collector answered {0}")]
     Status(reqwest::StatusCode),
-    #[error("{0}")]
-    Transport(#[from] tonic::transport::Error),
     #[error("{}: {}", .0.code(), .0.message())]
     Grpc(Box<tonic::Status>),
     #[error("no answer in {0:?}")]
     Late(Duration),
-    #[error("{0}: {1}")]
-    Certificate(String, String),
+    #[error(transparent)]
+    Tls(#[from] tls::Fault),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -65,7 +61,7 @@ impl Pushing {
     /// Begins; the first export comes after one interval.
     ///
     /// # Errors
-    /// Where the system gives no thread, or the certificate can't be read.
+    /// Where the system gives no thread, or a file of TLS can't be used.
     pub(crate) fn start(to: Destination, resource: Vec<KeyValue>, gather: Gather) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = {
@@ -160,21 +156,12 @@ impl Client {
     fn new(to: &Destination) -> Result<Self, Error> {
         if to.protocol == Protocol::Grpc {
             return Ok(Self::Grpc {
-                service: MetricsServiceClient::new(Endpoint::from_shared(to.endpoint.clone())?.connect_lazy()),
+                service: MetricsServiceClient::new(to.files.channel(&to.endpoint)?),
                 metadata: MetadataMap::from_headers(to.headers.clone()),
             });
         }
-        let mut http = reqwest::Client::builder();
-        if let Some(path) = &to.certificate {
-            let fault = |why: String| Error::Certificate(path.clone(), why);
-            let pem = fs::read(path).map_err(|error| fault(error.to_string()))?;
-            let all = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| fault(error.to_string()))?;
-            for certificate in all {
-                http = http.add_root_certificate(certificate);
-            }
-        }
         Ok(Self::Http {
-            http: http.build()?,
+            http: to.files.http()?,
             to: to.clone(),
         })
     }

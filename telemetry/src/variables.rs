@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
+use crate::tls::Files;
+
 const INTERVAL: Duration = Duration::from_mins(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -13,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) enum Protocol {
     /// `http/protobuf`, the default.
     Http,
-    /// `grpc`, in the clear.
+    /// `grpc`.
     Grpc,
 }
 
@@ -30,8 +32,8 @@ pub(crate) struct Destination {
     pub(crate) interval: Duration,
     /// Bodies are packed; HTTP only.
     pub(crate) gzip: bool,
-    /// A PEM file with authorities to trust besides the system's; HTTP only.
-    pub(crate) certificate: Option<String>,
+    /// Of TLS.
+    pub(crate) files: Files,
 }
 
 /// A variable that can't be followed.
@@ -41,6 +43,12 @@ pub(crate) struct Wrong {
     name: &'static str,
     value: String,
     remedy: &'static str,
+}
+
+const ENABLED: &str = "OTEL_EXPORTER_OTLP_METRICS_ENABLED";
+
+fn is(value: Option<&String>, text: &str) -> bool {
+    value.is_some_and(|value| value.eq_ignore_ascii_case(text))
 }
 
 /// What the variables say: nothing is sent unless there is an endpoint.
@@ -55,6 +63,12 @@ pub(crate) fn destination(variable: impl Fn(&str) -> Option<String>) -> Result<O
             .map(|value| (own, value))
             .or_else(|| get(common).map(|value| (common, value)))
     };
+    // The KEDA HTTP add-on's switch; where it says yes the endpoint has the SDKs' default.
+    let switch = get(ENABLED);
+    let (off, on) = (is(switch.as_ref(), "false"), is(switch.as_ref(), "true"));
+    if off {
+        return Ok(None);
+    }
     if get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         return Ok(None);
     }
@@ -87,6 +101,8 @@ pub(crate) fn destination(variable: impl Fn(&str) -> Option<String>) -> Result<O
         (Some(whole), _) => whole,
         (None, Some(base)) if protocol == Protocol::Http => format!("{}/v1/metrics", base.trim_end_matches('/')),
         (None, Some(base)) => base,
+        (None, None) if on && protocol == Protocol::Http => "http://localhost:4318/v1/metrics".to_owned(),
+        (None, None) if on => "http://localhost:4317".to_owned(),
         (None, None) => return Ok(None),
     };
     let milliseconds = |found: Option<(&'static str, String)>, default| match found {
@@ -121,6 +137,11 @@ pub(crate) fn destination(variable: impl Fn(&str) -> Option<String>) -> Result<O
             remedy: "counters are sent as they stand; only cumulative is there",
         });
     }
+    let files = Files::of("METRICS", &variable).map_err(|_| Wrong {
+        name: "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        value: get("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE").unwrap_or_default(),
+        remedy: "give it together with OTEL_EXPORTER_OTLP_CLIENT_KEY",
+    })?;
     Ok(Some(Destination {
         protocol,
         endpoint,
@@ -137,11 +158,7 @@ pub(crate) fn destination(variable: impl Fn(&str) -> Option<String>) -> Result<O
             INTERVAL,
         )?,
         gzip,
-        certificate: either(
-            "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
-            "OTEL_EXPORTER_OTLP_CERTIFICATE",
-        )
-        .map(|(_, path)| path),
+        files,
     }))
 }
 
@@ -185,10 +202,17 @@ mod tests {
             &[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector:4318/v1/traces")],
             &[ENDPOINT, ("OTEL_SDK_DISABLED", "TRUE")],
             &[ENDPOINT, ("OTEL_METRICS_EXPORTER", "none")],
+            &[ENDPOINT, (ENABLED, "false")],
             &[ENDPOINT, ("OTEL_METRICS_EXPORTER", "prometheus")],
         ] {
             assert_eq!(read(all), Ok(None), "{all:?}");
         }
+    }
+
+    #[test]
+    fn add_on_a_switch_that_says_yes_needs_no_endpoint() {
+        let found = read(&[(ENABLED, "true")]).unwrap().unwrap();
+        assert_eq!(found.endpoint, "http://localhost:4318/v1/metrics");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::{
     replay::{self, Received},
     secure::incoming::ClientBody,
     server::Client,
-    service,
+    service::{self, Fixed},
 };
 
 /// Whether a request is a gRPC call: by its content type, `application/grpc` with or without encoding and parameters.
@@ -79,6 +79,24 @@ async fn answer(
         body.rest.unbounded();
     }
     let addressed = addressed(&inner, &parts)?;
+    if let Some((entry, _)) = &addressed
+        && entry.route.policy.unresolved.is_some()
+    {
+        replay::discard(body.rest).await;
+        return Err(service::unresolved(entry));
+    }
+    let fixed = match &addressed {
+        Some((entry, _)) => service::fixed(entry, &parts),
+        None => Fixed::No,
+    };
+    let uncounted = match (fixed, &addressed) {
+        (Fixed::Answer(answer), Some((entry, _))) => {
+            replay::discard(body.rest).await;
+            service::count_only(&client, entry, &parts, answer.status(), arrived);
+            return Ok(*answer);
+        }
+        (fixed, _) => matches!(fixed, Fixed::Uncounted),
+    };
     let (call, (entry, strip)) = match (rpc, addressed) {
         (_, Some(target)) if target.0.route.policy.purity == Purity::Opaque => (Call::Other, target),
         (Rpc::Server(call), addressed) => {
@@ -107,8 +125,12 @@ async fn answer(
         (Rpc::Other, Some(target)) => (Call::Other, target),
         (Rpc::HealthWatch, _) | (Rpc::Other, None) => return Err(unknown_method(parts.uri.path())),
     };
-    let exchange = Exchange::new(client, entry, call, arrived).grpc();
-    Ok(exchange.run(parts, body, strip).await)
+    let exchange = if uncounted {
+        Exchange::uncounted(client, entry, call, arrived)
+    } else {
+        Exchange::new(client, entry, call, arrived)
+    };
+    Ok(exchange.grpc().run(parts, body, strip).await)
 }
 
 /// SERVING for the server, its services and each model that can answer, awake or not.

@@ -94,7 +94,7 @@ fn request(host: &str, path: &str, body: Body) -> Request<Body> {
         .unwrap()
 }
 
-async fn open(stage: &Stage, host: &str, path: &str, body: Body) -> Response<Incoming> {
+pub async fn open(stage: &Stage, host: &str, path: &str, body: Body) -> Response<Incoming> {
     let mut sender = connect(stage.address).await;
     sender.send_request(request(host, path, body)).await.unwrap()
 }

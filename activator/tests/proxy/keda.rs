@@ -47,7 +47,7 @@ fn fallback() -> BackendId {
 /// A stage with one route of the add-on, `shop/app`, asleep.
 async fn stage(cold_start: ColdStart, policy: RoutePolicy) -> Stage {
     let config = Config {
-        alive_at_root: false,
+        applications: true,
         ..Config::default()
     };
     let waker = Box::new(|_| -> futures_util::future::BoxFuture<'static, _> { Box::pin(async { Ok(()) }) });
@@ -279,7 +279,7 @@ async fn add_on_a_replica_that_is_slower_than_a_limit_is_a_504() {
     }
 }
 
-/// Add-on `TestForwarderConnectionRetryAndTimeout`: a connection that failed before a byte was sent is tried elsewhere, and
+/// Add-on `TestForwarderConnectionRetryAndTimeout` and fact 2.3 (the header on a 502): a connection that failed before a byte was sent is tried elsewhere, and
 /// nothing else is.
 #[tokio::test]
 async fn add_on_only_a_failed_connection_is_tried_again() {
@@ -296,7 +296,8 @@ async fn add_on_only_a_failed_connection_is_tried_again() {
     let other = Runtime::start(echo()).await;
     stage.activator.set_endpoints(&app(), vec![ready(&resets)]);
     let answer = get(&stage, "/").await;
-    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    // Its wait was over, so that it is told of it.
+    assert_eq!((answer.status, answer.cold()), (StatusCode::BAD_GATEWAY, "false"));
     assert_eq!((resets.requests(), other.requests()), (1, 0));
 }
 
@@ -346,4 +347,72 @@ async fn add_on_an_answer_that_takes_longer_than_its_request_may_is_cut() {
             stage.activator.snapshot().backends[&app()].in_flight == 0
         })
         .await;
+}
+
+/// Fact 2.1 and 2.3: errors in the words of their status; what no route takes is in the metrics without a name and not in `/queue`.
+#[tokio::test]
+async fn add_on_errors_are_in_words_and_a_miss_is_measured_without_a_name() {
+    let policy = RoutePolicy {
+        wait_timeout: Duration::from_millis(1),
+        ..RoutePolicy::default()
+    };
+    let stage = stage(ColdStart::default(), policy).await;
+    let missed = stage.get("/").await;
+    assert_eq!(
+        (missed.status, &missed.body[..]),
+        (StatusCode::NOT_FOUND, &b"Not Found\n"[..])
+    );
+    assert_eq!(missed.headers["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(stage.metric("interceptor_request_count_total", "route_name=\"\""), 1.0);
+    let late = get(&stage, "/").await;
+    assert_eq!(
+        (late.status, &late.body[..]),
+        (StatusCode::GATEWAY_TIMEOUT, &b"Gateway Timeout\n"[..])
+    );
+    assert_eq!(
+        queue(&stage).await,
+        r#"{"shop/app":{"Concurrency":0,"RequestCount":1}}"#
+    );
+}
+
+/// Fact 2.4: a route whose port can't be resolved is a 500 at once; it neither waits nor wakes.
+#[tokio::test]
+async fn add_on_a_port_that_cannot_be_found_is_a_500_at_once() {
+    let policy = RoutePolicy {
+        unresolved: Some("no such port".into()),
+        ..RoutePolicy::default()
+    };
+    let stage = stage(ColdStart::default(), policy).await;
+    let answer = get(&stage, "/").await;
+    assert_eq!(
+        (answer.status, &answer.body[..]),
+        (StatusCode::INTERNAL_SERVER_ERROR, &b"Internal Server Error\n"[..])
+    );
+    assert_eq!(stage.wakes(), 0);
+    assert_eq!(
+        queue(&stage).await,
+        r#"{"shop/app":{"Concurrency":0,"RequestCount":0}}"#
+    );
+}
+
+/// Add-on `TestStaticRouting*`: a health check by gRPC wakes nothing either; its client gets the answer as it is.
+#[tokio::test]
+async fn add_on_static_routes_are_for_grpc_too() {
+    let health = StaticRoute {
+        rules: vec![rule("/grpc.health.v1.Health")],
+        response: text(200, "asleep"),
+        when_unavailable: true,
+    };
+    let cold_start = ColdStart {
+        static_routes: vec![health],
+        ..ColdStart::default()
+    };
+    let stage = stage(cold_start, RoutePolicy::default()).await;
+    let answer = crate::grpc::open(&stage, HOST, "/grpc.health.v1.Health/Check", full("")).await;
+    assert_eq!(&answer.into_body().collect().await.unwrap().to_bytes()[..], b"asleep");
+    assert_eq!(stage.wakes(), 0);
+    assert_eq!(
+        queue(&stage).await,
+        r#"{"shop/app":{"Concurrency":0,"RequestCount":0}}"#
+    );
 }

@@ -16,6 +16,7 @@ pub mod hpa;
 pub mod messages;
 pub mod pinger;
 pub mod query;
+mod reflection;
 pub mod scaler;
 pub mod scaling;
 pub mod secrets;

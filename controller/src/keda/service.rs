@@ -1,5 +1,5 @@
 //! `externalscaler.ExternalScaler` over gRPC, as KEDA calls it: plaintext, with `grpc.health.v1` beside it under the
-//! service names `liveness` and `readiness`.
+//! service names `liveness` and `readiness`, and reflection.
 //!
 //! Errors: `NOT_FOUND` for a route that is not there (KEDA then keeps the replicas), `INVALID_ARGUMENT` for metadata that
 //! name none, `UNAVAILABLE` while nothing is known. Answers that count an activator from memory carry the header
@@ -31,6 +31,7 @@ use super::{
         GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricSpec, MetricValue,
         ScaledObjectRef,
     },
+    reflection,
     scaler::{Number, Reference, ScalerError},
     state::{Answer, AskError, Scaler},
 };
@@ -300,7 +301,7 @@ impl ExternalScaler {
     }
 }
 
-/// Serves the external scaler and its health until `end`, then ends the streams with OK and closes.
+/// Serves the external scaler, its health and reflection until `end`, then ends the streams with OK and closes.
 ///
 /// # Errors
 /// Where the listener is unusable.
@@ -313,6 +314,8 @@ pub async fn serve(scaler: Arc<Scaler>, listener: TcpListener, end: Cancellation
     let serving = Server::builder()
         .add_service(service)
         .add_service(health_service)
+        .add_service(reflection::builder().build_v1().map_err(io::Error::other)?)
+        .add_service(reflection::builder().build_v1alpha().map_err(io::Error::other)?)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), end.cancelled_owned());
     tokio::select! {
         served = serving => served.map_err(io::Error::other),

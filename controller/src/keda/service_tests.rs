@@ -301,3 +301,46 @@ async fn health_is_that_of_the_last_look() {
         assert_eq!(answer.status, ServingStatus::Serving as i32, "{service}");
     }
 }
+
+/// Fact 3.2: reflection is on, and its descriptors are those of KEDA's proto.
+#[tokio::test]
+async fn add_on_reflection_lists_the_services_and_describes_the_scaler() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let stage = Stage::new().await;
+    let channel = tonic::transport::Endpoint::try_from(format!("http://{}", stage.address)).unwrap();
+    let mut client = ServerReflectionClient::new(channel.connect().await.unwrap());
+    let asked = [
+        MessageRequest::ListServices(String::new()),
+        MessageRequest::FileContainingSymbol("externalscaler.ExternalScaler.GetMetrics".to_owned()),
+    ];
+    let asked = asked.map(|message| ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(message),
+    });
+    let mut answers = client
+        .server_reflection_info(stream::iter(asked))
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(MessageResponse::ListServicesResponse(listed)) =
+        answers.message().await.unwrap().unwrap().message_response
+    else {
+        panic!("no list of services");
+    };
+    let names: Vec<&str> = listed.service.iter().map(|service| service.name.as_str()).collect();
+    assert!(
+        names.contains(&"externalscaler.ExternalScaler") && names.contains(&"grpc.health.v1.Health"),
+        "{names:?}"
+    );
+    let Some(MessageResponse::FileDescriptorResponse(file)) =
+        answers.message().await.unwrap().unwrap().message_response
+    else {
+        panic!("no descriptor");
+    };
+    let file: prost_types::FileDescriptorProto = prost::Message::decode(&file.file_descriptor_proto[0][..]).unwrap();
+    assert_eq!((file.package(), file.service[0].method.len()), ("externalscaler", 5));
+    assert_eq!(file.message_type[0].nested_type[0].name(), "ScalerMetadataEntry");
+}

@@ -18,6 +18,8 @@ pub(crate) mod condition {
     pub(crate) const INGRESS_READY: &str = "IngressReady";
     pub(crate) const CANARY_READY: &str = "CanaryPredictorReady";
     pub(crate) const STOPPED: &str = "Stopped";
+    /// Ours: whether the next wake may claim a standby pod.
+    pub(crate) const STANDBY_READY: &str = "StandbyReady";
 }
 
 /// Reasons of conditions.
@@ -28,6 +30,10 @@ pub(crate) mod reason {
     pub(crate) const STOPPED: &str = "Stopped";
     pub(crate) const NO_ACTIVATOR: &str = "NoActivator";
     pub(crate) const NOT_DEPLOYED: &str = "NotDeployed";
+    pub(crate) const STANDBY_ARMED: &str = "StandbyArmed";
+    pub(crate) const STANDBY_ARMING: &str = "StandbyArming";
+    pub(crate) const STANDBY_CLAIMED: &str = "StandbyClaimed";
+    pub(crate) const AWAKE: &str = "Awake";
 }
 
 /// Why a spec can't be served.
@@ -84,6 +90,49 @@ pub(crate) struct Seen {
     pub(crate) revision: String,
 }
 
+/// How a service with a standby tier stands to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// It sleeps, and its next wake may claim a pod.
+    Armed,
+    /// It sleeps, and is not ready for a claim yet.
+    Arming,
+    /// It is awake, in pods that were made for it.
+    Awake,
+    /// It is awake, in a pod that was claimed.
+    Claimed {
+        /// Name of the pod.
+        pod: String,
+    },
+}
+
+impl Tier {
+    /// From what is seen: the pod that was claimed, where there is one; `replicas` of its Deployment, and whether a claim is allowed.
+    pub(crate) fn of(claimed: Option<String>, replicas: u32, armed: bool) -> Self {
+        match claimed {
+            Some(pod) => Self::Claimed { pod },
+            None if replicas > 0 => Self::Awake,
+            None if armed => Self::Armed,
+            None => Self::Arming,
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Armed => Verdict {
+                reason: reason::STANDBY_ARMED,
+                message: "the next request claims a standby pod, if one is ready".to_owned(),
+                ..Verdict::yes()
+            },
+            Self::Arming => Verdict::unknown(reason::STANDBY_ARMING, "its Deployment is prepared for a claim"),
+            Self::Awake => Verdict::no(reason::AWAKE, "it runs in pods of its own"),
+            Self::Claimed { pod } => {
+                Verdict::no(reason::STANDBY_CLAIMED, format!("the standby pod {pod} took its model"))
+            }
+        }
+    }
+}
+
 /// Everything that the status follows from.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed<'a> {
@@ -105,6 +154,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) reachable: bool,
     /// Name of a ServingRuntime, and whether it is the whole cluster's.
     pub(crate) runtime: Option<(String, bool)>,
+    /// `None`: it asks for no standby pods.
+    pub(crate) tier: Option<Tier>,
 }
 
 /// A condition before it has its times.
@@ -159,6 +210,9 @@ pub(crate) fn status(observed: &Observed<'_>, former: &Value, now: &str) -> Valu
         verdicts.push((condition::CANARY_READY, verdict));
     }
     verdicts.push((condition::READY, overall));
+    if let Some(tier) = &observed.tier {
+        verdicts.push((condition::STANDBY_READY, tier.verdict()));
+    }
     let stopped = if observed.stopped {
         Verdict::yes()
     } else {
@@ -497,6 +551,7 @@ pub(crate) fn transitions(former: &Value, status: &Value) -> Vec<Transition> {
             });
         }
     }
+    told.extend(standby_transition(former, status));
     let state = |value: &Value| {
         value
             .pointer("/modelStatus/states/activeModelState")
@@ -520,6 +575,27 @@ pub(crate) fn transitions(former: &Value, status: &Value) -> Vec<Transition> {
         });
     }
     told
+}
+
+/// A claim, and that the next one may come: once each, whatever the condition was before.
+fn standby_transition(former: &Value, status: &Value) -> Option<Transition> {
+    let (before, after) = (
+        find(former, condition::STANDBY_READY),
+        find(status, condition::STANDBY_READY),
+    );
+    let said = |condition| {
+        (
+            text(condition, "reason").to_owned(),
+            text(condition, "message").to_owned(),
+        )
+    };
+    let (reason, note) = said(after);
+    let worth_it = [reason::STANDBY_ARMED, reason::STANDBY_CLAIMED].contains(&reason.as_str());
+    (worth_it && said(before) != (reason.clone(), note.clone())).then_some(Transition {
+        warning: false,
+        reason,
+        note,
+    })
 }
 
 fn no_reason(kind: &str, reason: &str) -> String {

@@ -3,7 +3,7 @@
 //! It writes prepared bytes and reads no more of an answer than its length and status, because it shares the processors with
 //! what it measures: a full HTTP client would show mostly itself.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -15,7 +15,7 @@ use tokio::{
 /// A prepared HTTP/1.1 request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
 }
 
 impl Request {
@@ -26,7 +26,7 @@ impl Request {
             body.len()
         );
         Self {
-            bytes: [head.as_bytes(), body.as_bytes()].concat(),
+            bytes: [head.as_bytes(), body.as_bytes()].concat().into(),
         }
     }
 
@@ -42,14 +42,16 @@ impl Request {
             body.len()
         );
         Self {
-            bytes: [head.as_bytes(), body].concat(),
+            bytes: [head.as_bytes(), body].concat().into(),
         }
     }
 
     /// `GET path` for the virtual host `host`.
     pub fn get(host: &str, path: &str) -> Self {
         Self {
-            bytes: format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n").into_bytes(),
+            bytes: format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")
+                .into_bytes()
+                .into(),
         }
     }
 }
@@ -63,14 +65,47 @@ pub struct Round {
     pub latencies: Vec<f64>,
 }
 
+/// One who asks and waits for each answer: a connection, or a share of one.
+pub trait Client: Send + 'static {
+    /// One request and its whole answer. Panics where that is no success.
+    fn exchange(&mut self) -> impl Future<Output = ()> + Send;
+}
+
 /// Sends `request` to `address` over `connections` connections for `length`. Panics on an answer other than 200 and on a
 /// connection that breaks: a bench with errors measures nothing.
 pub async fn run(address: SocketAddr, request: &Request, connections: usize, length: Duration) -> Round {
+    ask(connect(address, request, connections).await, length).await
+}
+
+/// Sends `request` at random times, `rate` of them in a second on the whole, over at most `connections` connections for `length`.
+/// A request's time begins when it is due, so that one that finds no connection free counts its wait too. Panics as [`run`].
+pub async fn run_at(address: SocketAddr, request: &Request, rate: f64, connections: usize, length: Duration) -> Round {
+    ask_at(connect(address, request, connections).await, rate, length).await
+}
+
+/// Each client sends its next request when it has read the last answer, for `length`.
+pub async fn ask<C: Client>(clients: Vec<C>, length: Duration) -> Round {
     let start = Instant::now();
+    let end = start + length;
     let mut set = JoinSet::new();
-    for _ in 0..connections {
-        set.spawn(connection(address, request.bytes.clone(), start + length));
+    for client in clients {
+        set.spawn(without_pause(client, end));
     }
+    gather(set, start).await
+}
+
+/// [`run_at`] with these clients.
+pub async fn ask_at<C: Client>(clients: Vec<C>, rate: f64, length: Duration) -> Round {
+    let start = Instant::now();
+    let share = rate / clients.len() as f64;
+    let mut set = JoinSet::new();
+    for (seed, client) in clients.into_iter().enumerate() {
+        set.spawn(when_due(client, start, length, Poisson::new(seed as u64 + 1, share)));
+    }
+    gather(set, start).await
+}
+
+async fn gather(mut set: JoinSet<Vec<f64>>, start: Instant) -> Round {
     let mut latencies = Vec::new();
     while let Some(result) = set.join_next().await {
         latencies.extend(result.expect("a connection of the bench failed"));
@@ -81,22 +116,28 @@ pub async fn run(address: SocketAddr, request: &Request, connections: usize, len
     }
 }
 
-/// Sends `request` at random times, `rate` of them in a second on the whole, over at most `connections` connections for `length`.
-/// A request's time begins when it is due, so that one that finds no connection free counts its wait too. Panics as [`run`].
-pub async fn run_at(address: SocketAddr, request: &Request, rate: f64, connections: usize, length: Duration) -> Round {
-    let start = Instant::now();
-    let mut set = JoinSet::new();
-    for seed in 0..connections {
-        let due = Poisson::new(seed as u64 + 1, rate / connections as f64);
-        set.spawn(timed_connection(address, request.bytes.clone(), start, length, due));
+async fn without_pause(mut client: impl Client, end: Instant) -> Vec<f64> {
+    let mut latencies = Vec::with_capacity(1 << 14);
+    let mut now = Instant::now();
+    while now < end {
+        client.exchange().await;
+        let done = Instant::now();
+        latencies.push((done - now).as_secs_f64());
+        now = done;
     }
+    latencies
+}
+
+async fn when_due(mut client: impl Client, start: Instant, length: Duration, mut due: Poisson) -> Vec<f64> {
     let mut latencies = Vec::new();
-    while let Some(result) = set.join_next().await {
-        latencies.extend(result.expect("a connection of the bench failed"));
-    }
-    Round {
-        rate: latencies.len() as f64 / start.elapsed().as_secs_f64(),
-        latencies,
+    loop {
+        let at = Duration::from_secs_f64(due.next());
+        if at >= length {
+            return latencies;
+        }
+        tokio::time::sleep_until(start + at).await;
+        client.exchange().await;
+        latencies.push(start.elapsed().saturating_sub(at).as_secs_f64());
     }
 }
 
@@ -125,55 +166,46 @@ impl Poisson {
     }
 }
 
-async fn timed_connection(
-    address: SocketAddr,
-    request: Vec<u8>,
-    start: Instant,
-    length: Duration,
-    mut due: Poisson,
-) -> Vec<f64> {
-    let mut stream = TcpStream::connect(address)
-        .await
-        .unwrap_or_else(|error| panic!("{address}: {error}"));
-    stream.set_nodelay(true).expect("a TCP socket");
-    let mut latencies = Vec::new();
-    let mut buffer = Vec::with_capacity(1 << 14);
-    loop {
-        let at = Duration::from_secs_f64(due.next());
-        if at >= length {
-            return latencies;
+/// A connection of HTTP/1.1.
+struct Connection {
+    stream: TcpStream,
+    request: Request,
+    buffer: Vec<u8>,
+}
+
+async fn connect(address: SocketAddr, request: &Request, connections: usize) -> Vec<Connection> {
+    let mut all = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        let stream = TcpStream::connect(address)
+            .await
+            .unwrap_or_else(|error| panic!("{address}: {error}"));
+        stream.set_nodelay(true).expect("a TCP socket");
+        all.push(Connection {
+            stream,
+            request: request.clone(),
+            buffer: Vec::with_capacity(1 << 14),
+        });
+    }
+    all
+}
+
+impl Client for Connection {
+    async fn exchange(&mut self) {
+        let Self {
+            stream,
+            request,
+            buffer,
+        } = self;
+        stream
+            .write_all(&request.bytes)
+            .await
+            .expect("the connection stays open");
+        buffer.clear();
+        while !is_whole(buffer) {
+            let read = stream.read_buf(buffer).await.expect("the connection stays open");
+            assert!(read > 0, "closed after {:?}", String::from_utf8_lossy(buffer));
         }
-        tokio::time::sleep_until(start + at).await;
-        exchange(&mut stream, &request, &mut buffer).await;
-        latencies.push(start.elapsed().saturating_sub(at).as_secs_f64());
     }
-}
-
-/// One request and its whole answer.
-async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) {
-    stream.write_all(request).await.expect("the connection stays open");
-    buffer.clear();
-    while !is_whole(buffer) {
-        let read = stream.read_buf(buffer).await.expect("the connection stays open");
-        assert!(read > 0, "closed after {:?}", String::from_utf8_lossy(buffer));
-    }
-}
-
-async fn connection(address: SocketAddr, request: Vec<u8>, end: Instant) -> Vec<f64> {
-    let mut stream = TcpStream::connect(address)
-        .await
-        .unwrap_or_else(|error| panic!("{address}: {error}"));
-    stream.set_nodelay(true).expect("a TCP socket");
-    let mut latencies = Vec::with_capacity(1 << 14);
-    let mut buffer = Vec::with_capacity(1 << 14);
-    let mut now = Instant::now();
-    while now < end {
-        exchange(&mut stream, &request, &mut buffer).await;
-        let done = Instant::now();
-        latencies.push((done - now).as_secs_f64());
-        now = done;
-    }
-    latencies
 }
 
 /// Whether `bytes` hold one whole answer with status 200. Panics on another status.

@@ -16,7 +16,7 @@ pub(super) fn install(kubectl: &Kubectl, image: &str) -> Result<(), String> {
     kubectl.now(&format!("apply --server-side -k {}", path.display()), "")?;
     for part in [CONTROLLER, ACTIVATOR] {
         let waited = kubectl.now(
-            &format!("--namespace {SYSTEM} rollout status deployment/{part} --timeout=90s"),
+            &format!("--namespace {SYSTEM} rollout status deployment/{part} --timeout=300s"),
             "",
         );
         waited.map_err(|error| format!("{error}\n{}", why(kubectl, part)))?;

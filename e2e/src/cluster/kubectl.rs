@@ -8,7 +8,22 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::io::AsyncWriteExt as _;
+use tokio::{
+    io::AsyncWriteExt as _,
+    time::{Duration, Instant, sleep},
+};
+
+/// How long an API server may be away.
+const AWAY: Duration = Duration::from_mins(1);
+
+/// What kubectl says where the API server took nothing of the request.
+const IS_AWAY: [&str; 5] = [
+    "connection refused",
+    "TLS handshake timeout",
+    "the server is currently unable to handle the request",
+    "apiserver not ready",
+    "too many requests",
+];
 
 /// The command with a cluster's configuration.
 #[derive(Clone, Debug)]
@@ -54,16 +69,27 @@ impl Kubectl {
         read(args, output.map_err(|error| error.to_string())?)
     }
 
-    /// Runs it; panics, with what it said, where it fails.
+    /// Runs it, again for as long as the API server is not there to be asked; panics, with what it said, where it fails.
     pub async fn must(&self, args: &str) -> String {
-        let said = self.run(args, "").await;
+        let said = self.patiently(args, "").await;
         said.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Applies documents. Panics where they are refused.
     pub async fn apply(&self, documents: &str) {
-        let said = self.run("apply -f -", documents).await;
+        let said = self.patiently("apply -f -", documents).await;
         said.unwrap_or_else(|error| panic!("{error}\n{documents}"));
+    }
+
+    /// [`Self::run`], again while the API server is away or too busy.
+    async fn patiently(&self, args: &str, input: &str) -> Result<String, String> {
+        let start = Instant::now();
+        loop {
+            match self.run(args, input).await {
+                Err(error) if is_away(&error) && start.elapsed() < AWAY => sleep(Duration::from_millis(500)).await,
+                said => return said,
+            }
+        }
     }
 
     /// `get` with a JSONPath; empty where the object or the field is missing.
@@ -94,6 +120,10 @@ impl Kubectl {
             .stderr(Stdio::piped());
         command
     }
+}
+
+fn is_away(error: &str) -> bool {
+    IS_AWAY.iter().any(|said| error.contains(said))
 }
 
 fn read(args: &str, output: Output) -> Result<String, String> {

@@ -21,8 +21,11 @@ mod namespace;
 mod own;
 
 use std::{
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
 };
 
 pub use grpc::infer_flowers;
@@ -36,6 +39,10 @@ pub const SYSTEM: &str = "pilotlight-system";
 pub const ACTIVATOR: &str = "pilotlight-activator";
 /// Deployment of the controllers.
 pub const CONTROLLER: &str = "pilotlight-controller";
+
+/// How long a story waits for something that has to happen but whose speed it does not judge: a whole cluster on two busy cores, with
+/// the compiler beside it, takes its time.
+pub const PATIENCE: Duration = Duration::from_mins(4);
 
 /// A cluster with Pilotlight installed.
 #[derive(Debug)]
@@ -84,20 +91,23 @@ impl Cluster {
         own.expect("this test ends processes of the node, so it needs a cluster of its own: unset KUBECONFIG")
     }
 
-    /// The address of a name as the cluster's DNS tells it. `None` where it knows none.
-    pub async fn resolve(&self, name: &str) -> Option<std::net::Ipv4Addr> {
+    /// The address of a name as the cluster's DNS tells it. Waits until it knows one: it learns of a new Service by a watch.
+    pub async fn resolve(&self, name: &str) -> Ipv4Addr {
         let server = self
             .kubectl
             .get("--namespace kube-system service kube-dns", "{.spec.clusterIP}")
             .await;
         let server = server.parse().expect("DNS has an address");
-        dns::resolve(server, name).await
+        crate::eventually(&format!("DNS knows {name}"), PATIENCE, async || {
+            dns::resolve(server, name).await
+        })
+        .await
     }
 
     /// Waits until the node leads connections for a Service's address to where its EndpointSlices point: it takes a moment to learn
     /// of a new Service, and refuses until then. Connecting wakes nothing.
-    pub async fn reachable(&self, address: std::net::Ipv4Addr) {
-        crate::until("the node knows the Service", crate::LIMIT, async || {
+    pub async fn reachable(&self, address: Ipv4Addr) {
+        crate::until("the node knows the Service", PATIENCE, async || {
             tokio::net::TcpStream::connect((address, 80)).await.is_ok()
         })
         .await;
@@ -123,6 +133,7 @@ impl Cluster {
         install::install(&kubectl, &image)?;
         let address = format!("--namespace {SYSTEM} service {ACTIVATOR}");
         let activator = kubectl.now(&format!("get {address} -o jsonpath={{.spec.clusterIP}}"), "")?;
+        reached(&activator)?;
         Ok(Self {
             kubectl,
             models,
@@ -134,4 +145,17 @@ impl Cluster {
     fn enter(&self) -> Result<(), String> {
         self.own.as_ref().map_or(Ok(()), Own::enter)
     }
+}
+
+/// Waits until the node leads connections to the activators' Service: their pods are ready before it does.
+fn reached(activator: &str) -> Result<(), String> {
+    let address: Ipv4Addr = activator.parse().map_err(|_| format!("no address: {activator}"))?;
+    let start = Instant::now();
+    while let Err(error) = TcpStream::connect_timeout(&SocketAddr::from((address, 80)), Duration::from_secs(5)) {
+        if start.elapsed() > PATIENCE {
+            return Err(format!("the activators' Service {address} is not reached: {error}"));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }

@@ -2,10 +2,11 @@
 
 use std::{fmt::Write as _, thread, time::Instant};
 
+use reqwest::Method;
 use serde_json::Value;
 
-use super::{ACTIVATOR, CONTROLLER, Cluster, SYSTEM};
-use crate::{Ask, LIMIT, Manifest, eventually, until};
+use super::{ACTIVATOR, CONTROLLER, Cluster, PATIENCE, SYSTEM};
+use crate::{Ask, Manifest, client, eventually, until};
 
 /// A pod of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +63,14 @@ spec:
 "#
             ))
             .await;
-        // A pod whose claim is not bound yet is only looked at again after some seconds.
-        let bound = format!("--namespace {name} wait pvc/models --for=jsonpath={{.status.phase}}=Bound --timeout=60s");
-        cluster.kubectl().must(&bound).await;
+        // A pod whose claim is not bound yet is only looked at again after some seconds; one without an account is refused.
+        for wait in [
+            "pvc/models --for=jsonpath={.status.phase}=Bound",
+            "serviceaccount/default --for=create",
+        ] {
+            let wait = format!("--namespace {name} wait {wait} --timeout=240s");
+            cluster.kubectl().must(&wait).await;
+        }
         Self {
             cluster,
             name,
@@ -97,14 +103,38 @@ spec:
         }
     }
 
-    /// Waits until the service is Ready in the generation that was applied last.
+    /// Waits until the service is Ready in the generation that was applied last, and every activator knows it: each learns of it by
+    /// a watch of its own, and any of them may get the next request.
     pub async fn ready(&self, service: &str) {
-        until(&format!("{service} is ready"), LIMIT, async || {
+        until(&format!("{service} is ready"), PATIENCE, async || {
             let found = self.get(service).await;
             found["status"]["observedGeneration"] == found["metadata"]["generation"]
                 && condition(&found, "Ready")["status"] == "True"
         })
         .await;
+        until(&format!("every activator knows {service}"), PATIENCE, async || {
+            self.is_known(service).await
+        })
+        .await;
+    }
+
+    /// Whether every activator that takes requests has the service's route.
+    async fn is_known(&self, service: &str) -> bool {
+        let slices = format!("--namespace {SYSTEM} endpointslices --selector kubernetes.io/service-name={ACTIVATOR}");
+        let path = "{.items[*].endpoints[?(@.conditions.ready==true)].addresses[0]}";
+        let addresses = self.cluster.kubectl().get(&slices, path).await;
+        let backend = format!("{}/{service}", self.name);
+        for address in addresses.split_whitespace() {
+            let url = format!("http://{address}:9090/api/v1/snapshot");
+            let Ok(reply) = client::send(Method::GET, &url, None, None).await else {
+                return false;
+            };
+            let snapshot: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+            if !snapshot["backends"][&backend].is_object() {
+                return false;
+            }
+        }
+        !addresses.is_empty()
     }
 
     /// The InferenceService; null where there is none.
@@ -128,7 +158,7 @@ spec:
 
     /// Waits until a service has no pod at all.
     pub async fn asleep(&self, service: &str) {
-        until(&format!("{service} has no pods"), LIMIT, async || {
+        until(&format!("{service} has no pods"), PATIENCE, async || {
             self.pods(service).await.is_empty()
         })
         .await;
@@ -136,7 +166,7 @@ spec:
 
     /// Waits until a service has exactly `count` pods that are ready and none on its way out.
     pub async fn settled(&self, service: &str, count: usize) -> Vec<Pod> {
-        eventually(&format!("{service} has {count} ready pods"), LIMIT, async || {
+        eventually(&format!("{service} has {count} ready pods"), PATIENCE, async || {
             let pods = self.pods(service).await;
             let fine = pods.len() == count && pods.iter().all(|pod| pod.ready && !pod.terminating);
             fine.then_some(pods)

@@ -1,8 +1,7 @@
 //! A workload that KServe's controller made: routed, counted, ended when idle and woken, and nothing of it written but its scale.
 
 use pilotlight_e2e::{
-    LIMIT,
-    cluster::{Cluster, Namespace},
+    cluster::{Cluster, Namespace, PATIENCE},
     until,
 };
 use serde_json::Value;
@@ -51,7 +50,7 @@ async fn a_workload_that_kserve_made_is_adopted_and_only_its_scale_is_written() 
     home.settled("iris", 1).await;
     cluster.kubectl().apply(&home.service("iris", "iris.onnx").yaml()).await;
 
-    until("requests are led to its pod", LIMIT, async || {
+    until("requests are led to its pod", PATIENCE, async || {
         home.flowers("iris").send().await.is_ok()
     })
     .await;

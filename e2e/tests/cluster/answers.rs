@@ -1,9 +1,8 @@
 //! The way of a service: applied, Ready, asked through every door, left alone, gone to zero, asked again.
 
 use pilotlight_e2e::{
-    LIMIT,
     client::{self, flowers_v1},
-    cluster::{Cluster, Namespace, condition, infer_flowers},
+    cluster::{Cluster, Namespace, PATIENCE, condition, infer_flowers},
     eventually, until,
 };
 use serde_json::json;
@@ -13,19 +12,23 @@ async fn a_service_in_the_cluster_sleeps_and_the_next_request_is_answered() {
     let cluster = Cluster::shared();
     let home = Namespace::new(cluster, "way").await;
     home.deploy(&[home.service("iris", "iris.onnx")]).await;
-    home.flowers("iris").send().await.unwrap();
-    assert!(!home.pods("iris").await.is_empty());
+    // Asked again and again: a slow look finds the pods of an idle service gone.
+    until("it is answered by a pod", PATIENCE, async || {
+        home.flowers("iris").send().await.unwrap();
+        !home.pods("iris").await.is_empty()
+    })
+    .await;
 
     home.asleep("iris").await;
-    let asleep = home.get("iris").await;
-    assert_eq!(condition(&asleep, "Ready")["status"], "True", "{asleep}");
-    assert_eq!(
-        asleep["status"]["modelStatus"]["states"]["targetModelState"], "Standby",
-        "{asleep}"
-    );
+    until("the service is Ready and stands by", PATIENCE, async || {
+        let asleep = home.get("iris").await;
+        condition(&asleep, "Ready")["status"] == "True"
+            && asleep["status"]["modelStatus"]["states"]["targetModelState"] == "Standby"
+    })
+    .await;
 
-    home.flowers("iris").send().await.unwrap();
-    until("the service is loaded", LIMIT, async || {
+    until("the service is loaded", PATIENCE, async || {
+        home.flowers("iris").send().await.unwrap();
         home.get("iris").await["status"]["modelStatus"]["states"]["targetModelState"] == "Loaded"
     })
     .await;
@@ -51,7 +54,6 @@ async fn every_door_in_the_cluster_leads_to_the_same_model() {
         let address = cluster
             .resolve(&format!("iris-predictor.{namespace}.svc.cluster.local"))
             .await;
-        let address = address.expect("the service has a name in DNS");
         cluster.reachable(address).await;
         let url = format!("http://{address}/v1/models/iris:predict");
         let by_name = client::post_to_host(&url, Some(&name), &flowers_v1()).await;
@@ -61,7 +63,6 @@ async fn every_door_in_the_cluster_leads_to_the_same_model() {
     let activators = cluster
         .resolve("pilotlight-activator.pilotlight-system.svc.cluster.local")
         .await;
-    let activators = activators.expect("the activators have a name in DNS");
     assert_eq!(infer_flowers(activators, &host, "iris").await.unwrap(), [1, 1]);
 }
 
@@ -115,7 +116,7 @@ spec:
 {containers}"
         ))
         .await;
-    let phase = eventually("the client pod ends", LIMIT, async || {
+    let phase = eventually("the client pod ends", PATIENCE, async || {
         let phase = home.kubectl("get pod client -o jsonpath={.status.phase}").await;
         ["Succeeded", "Failed"].contains(&phase.as_str()).then_some(phase)
     })
@@ -165,12 +166,12 @@ async fn a_deleted_service_leaves_nothing_behind() {
     let home = Namespace::new(cluster, "deletion").await;
     home.deploy(&[home.service("iris", "iris.onnx").min(1)]).await;
     home.kubectl("delete isvc iris --wait=false").await;
-    until("every object of the service is gone", LIMIT, async || {
+    until("every object of the service is gone", PATIENCE, async || {
         let kinds = "deployments,services,endpointslices,poddisruptionbudgets,pods";
         home.kubectl(&format!("get {kinds} -o name")).await.is_empty()
     })
     .await;
-    until("its route is gone", LIMIT, async || {
+    until("its route is gone", PATIENCE, async || {
         client::post(&home.predict_url("iris"), &flowers_v1()).await.status == 404
     })
     .await;

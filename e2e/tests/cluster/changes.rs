@@ -1,10 +1,13 @@
 //! Whatever changes under load, no request fails.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use pilotlight_e2e::{
-    LIMIT, Load, Outcome,
-    cluster::{ACTIVATOR, CONTROLLER, Cluster, Namespace, SYSTEM},
+    Load, Outcome,
+    cluster::{ACTIVATOR, CONTROLLER, Cluster, Namespace, PATIENCE, Pod, SYSTEM},
     processes, until,
 };
 use rustix::process::Signal;
@@ -31,7 +34,7 @@ async fn a_rollout_in_the_cluster_loses_no_request() {
     let before = home.settled("iris", 2).await;
     let outcome = under_load(&home, "iris", async {
         home.deploy(&[service.model("pvc://models/iris-forest.onnx")]).await;
-        until("both pods are new", LIMIT, async || {
+        until("both pods are new", PATIENCE, async || {
             let pods = home.pods("iris").await;
             pods.len() == 2
                 && pods
@@ -41,7 +44,7 @@ async fn a_rollout_in_the_cluster_loses_no_request() {
         .await;
     })
     .await;
-    outcome.assert_none_lost(100);
+    outcome.assert_none_lost(50);
 }
 
 #[tokio::test]
@@ -53,7 +56,7 @@ async fn a_canary_takes_its_share_and_is_promoted_without_loss() {
     let canary = service.model("pvc://models/iris-forest.onnx");
     let outcome = under_load(&home, "iris", async {
         home.deploy(&[canary.clone().field("canaryTrafficPercent", "50")]).await;
-        until("stable and canary have a pod each", LIMIT, async || {
+        until("stable and canary have a pod each", PATIENCE, async || {
             let list = home.kubectl("get deployments -o json").await;
             let list: Value = serde_json::from_str(&list).expect("kubectl writes JSON");
             let deployments = list["items"].as_array().cloned().unwrap_or_default();
@@ -62,13 +65,53 @@ async fn a_canary_takes_its_share_and_is_promoted_without_loss() {
         .await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         home.deploy(&[canary]).await;
-        until("the canary's deployment is gone", LIMIT, async || {
+        until("the canary's deployment is gone", PATIENCE, async || {
             home.kubectl("get deployments -o name").await.lines().count() == 1
         })
         .await;
     })
     .await;
-    outcome.assert_none_lost(100);
+    outcome.assert_none_lost(50);
+}
+
+#[tokio::test]
+async fn a_canary_is_promoted_while_the_controllers_are_killed_without_loss_or_pause() {
+    let cluster = Cluster::shared();
+    let home = Namespace::new(cluster, "promoted").await;
+    let service = home.service("iris", "iris.onnx").min(1);
+    home.deploy(std::slice::from_ref(&service)).await;
+    let canary = service.model("pvc://models/iris-forest.onnx");
+    let deployments = async || home.kubectl("get deployments -o name").await.lines().count();
+    let outcome = under_load(&home, "iris", async {
+        home.deploy(&[canary.clone().field("canaryTrafficPercent", "50")]).await;
+        until("the canary is there", PATIENCE, async || deployments().await == 2).await;
+        for _ in 0..2 {
+            cluster.kubectl().apply(&canary.yaml()).await;
+            kill_controllers(cluster).await;
+        }
+        home.ready("iris").await;
+        until("the canary's deployment is gone", PATIENCE, async || {
+            deployments().await == 1
+        })
+        .await;
+    })
+    .await;
+    outcome.assert_none_lost(50);
+    eprintln!("the slowest answer took {:?}", outcome.slowest);
+    // A start of a pod on a busy machine is some seconds; a connection that nobody answers is ten and more.
+    assert!(outcome.slowest < Duration::from_secs(8), "{:?}", outcome.slowest);
+}
+
+/// Kills the process of every controller; kubelet starts them again.
+async fn kill_controllers(cluster: &Cluster) {
+    let pods = format!("--namespace {SYSTEM} pods --selector app={CONTROLLER}");
+    let uids = cluster.kubectl().get(&pods, "{.items[*].metadata.uid}").await;
+    for process in uids
+        .split_whitespace()
+        .filter_map(|uid| cluster.own().process_of(uid, "pilotlight"))
+    {
+        processes::signal(process, Signal::KILL);
+    }
 }
 
 #[tokio::test]
@@ -95,7 +138,7 @@ async fn two_canaries_take_their_shares_and_one_is_promoted_without_loss() {
         let both = service.clone().canary("next", 30, next).canary("forest", 20, forest);
         home.deploy(&[both]).await;
         let all = ["iris-predictor", "iris-predictor-forest", "iris-predictor-next"];
-        until("stable and both canaries have a pod each", LIMIT, async || {
+        until("stable and both canaries have a pod each", PATIENCE, async || {
             names().await == all
         })
         .await;
@@ -109,13 +152,13 @@ async fn two_canaries_take_their_shares_and_one_is_promoted_without_loss() {
         // KServe's way to promote: the predictor takes the canary's name and content, the entry goes.
         home.deploy(&[service.clone().field("name", "forest").model(forest)])
             .await;
-        until("only the stable deployment is left", LIMIT, async || {
+        until("only the stable deployment is left", PATIENCE, async || {
             names().await == ["iris-predictor"]
         })
         .await;
     })
     .await;
-    outcome.assert_none_lost(100);
+    outcome.assert_none_lost(50);
 }
 
 #[tokio::test]
@@ -127,7 +170,7 @@ async fn an_eviction_drains_the_pod_first() {
     let outcome = under_load(&home, "iris", async {
         for pod in &before {
             evict(cluster, &home, &pod.name).await;
-            until("the evicted pod is replaced", LIMIT, async || {
+            until("the evicted pod is replaced", PATIENCE, async || {
                 let pods = home.pods("iris").await;
                 pods.len() == 2 && pods.iter().all(|now| now.ready && now.uid != pod.uid)
             })
@@ -135,18 +178,24 @@ async fn an_eviction_drains_the_pod_first() {
         }
     })
     .await;
-    outcome.assert_none_lost(100);
+    outcome.assert_none_lost(50);
 }
 
-/// Asks the Eviction API, which refuses what a budget forbids.
+/// Asks the Eviction API, which refuses what a budget forbids, and again until the budget has seen the pods as they are: as
+/// `kubectl drain` does.
 async fn evict(cluster: &Cluster, home: &Namespace, pod: &str) {
     let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", home.name());
     let body = format!(
         r#"{{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {{"name": "{pod}", "namespace": "{}"}}}}"#,
         home.name()
     );
-    let said = cluster.kubectl().run(&format!("create --raw {path} -f -"), &body).await;
-    said.unwrap_or_else(|error| panic!("{error}"));
+    until("the eviction is granted", PATIENCE, async || {
+        let said = cluster.kubectl().run(&format!("create --raw {path} -f -"), &body).await;
+        let Err(error) = said else { return true };
+        assert!(error.contains("disruption budget"), "{error}");
+        false
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -159,7 +208,7 @@ async fn a_killed_pod_loses_no_request() {
         for pod in &pods {
             let process = cluster.own().process_of(&pod.uid, "pilotlight").expect("the pod runs");
             processes::signal(process, Signal::KILL);
-            until("the container runs again", LIMIT, async || {
+            until("the container runs again", PATIENCE, async || {
                 let again = cluster.own().process_of(&pod.uid, "pilotlight");
                 again.is_some_and(|now| now != process)
             })
@@ -168,7 +217,7 @@ async fn a_killed_pod_loses_no_request() {
         }
     })
     .await;
-    outcome.assert_none_lost(100);
+    outcome.assert_none_lost(50);
 }
 
 #[tokio::test]
@@ -190,7 +239,7 @@ async fn a_restarted_controller_changes_nothing_for_clients() {
         cluster
             .kubectl()
             .must(&format!(
-                "--namespace {SYSTEM} rollout status deployment/{CONTROLLER} --timeout=60s"
+                "--namespace {SYSTEM} rollout status deployment/{CONTROLLER} --timeout=240s"
             ))
             .await;
     })
@@ -203,10 +252,11 @@ async fn a_restarted_controller_changes_nothing_for_clients() {
 async fn the_next_controller_takes_over_from_a_leader_that_died() {
     let cluster = Cluster::shared();
     let home = Namespace::new(cluster, "leader").await;
-    let window = Duration::from_secs(20);
     let waits = home
         .service("waits", "iris.onnx")
-        .annotation("autoscaling.knative.dev/window", "20s");
+        .annotation("autoscaling.knative.dev/window", "40s");
+    // The new leader's first window begins after the Lease was taken; what is looked at until then was not ended in it.
+    let window = Duration::from_secs(30);
     home.deploy(&[
         home.service("iris", "iris.onnx"),
         waits,
@@ -215,7 +265,8 @@ async fn the_next_controller_takes_over_from_a_leader_that_died() {
     .await;
     home.asleep("other").await;
     home.flowers("waits").send().await.unwrap();
-    let pods = home.settled("waits", 1).await;
+    let pods = uids(&home.settled("waits", 1).await);
+    let mut led = Instant::now();
     let outcome = under_load(&home, "iris", async {
         let leader = leader(cluster).await;
         let pod = format!("--namespace {SYSTEM} pod {leader}");
@@ -226,27 +277,36 @@ async fn the_next_controller_takes_over_from_a_leader_that_died() {
         let delete = format!("--namespace {SYSTEM} delete pod {leader} --force --grace-period=0 --wait=false");
         cluster.kubectl().must(&delete).await;
         processes::signal(process, Signal::KILL);
-        // A wake needs no leader.
-        home.flowers("other").send().await.unwrap();
+        led = Instant::now();
         let next = async || {
             let holder = self::leader(cluster).await;
             holder != leader && !holder.is_empty()
         };
-        let took = until("another controller leads", Duration::from_secs(25), next).await;
+        // A wake needs no leader.
+        let other = home.flowers("other");
+        let (woken, took) = tokio::join!(other.send(), until("another controller leads", PATIENCE, next));
+        woken.unwrap();
         assert!(took > Duration::from_secs(5), "the Lease was given back after {took:?}");
     })
     .await;
-    outcome.assert_none_lost(100);
-    // Idle for longer than its window by then; but the new leader has not seen that.
-    let led = Instant::now();
-    tokio::time::sleep(window.checked_sub(Duration::from_secs(5)).expect("longer than that")).await;
-    assert_eq!(
-        home.pods("waits").await,
-        pods,
-        "scaled down in the new leader's first window"
-    );
+    outcome.assert_none_lost(50);
+    // Idle for longer than its window in the end; but the new leader has not seen that.
+    while led.elapsed() < window {
+        let now = uids(&home.pods("waits").await);
+        // What was seen late says nothing.
+        assert!(
+            now == pods || led.elapsed() > window,
+            "scaled down in the new leader's first window: {now:?}"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     home.asleep("waits").await;
-    assert!(led.elapsed() < LIMIT, "{:?}", led.elapsed());
+}
+
+/// Who they are, those on their way out left out: whether kubelet calls one ready for a moment says nothing here.
+fn uids(pods: &[Pod]) -> BTreeSet<String> {
+    let stay = pods.iter().filter(|pod| !pod.terminating);
+    stay.map(|pod| pod.uid.clone()).collect()
 }
 
 /// The pod that leads.
@@ -268,11 +328,11 @@ async fn activators_restart_one_after_the_other_without_loss() {
             .await;
         cluster
             .kubectl()
-            .must(&format!("{deployment} status deployment/{ACTIVATOR} --timeout=120s"))
+            .must(&format!("{deployment} status deployment/{ACTIVATOR} --timeout=240s"))
             .await;
     })
     .await;
-    outcome.assert_none_lost(100);
+    outcome.assert_none_lost(50);
 }
 
 #[tokio::test]
@@ -288,7 +348,7 @@ async fn an_api_server_that_is_away_is_not_noticed_by_clients() {
     let outcome = under_load(&home, "iris", async {
         let process = cluster.own().api_server();
         processes::signal(process, Signal::KILL);
-        until("the API server is back", LIMIT, async || {
+        until("the API server is back", PATIENCE, async || {
             cluster.kubectl().run("get --raw /readyz", "").await.is_ok()
         })
         .await;
@@ -296,7 +356,7 @@ async fn an_api_server_that_is_away_is_not_noticed_by_clients() {
         home.flowers("other").send().await.unwrap();
     })
     .await;
-    outcome.assert_none_lost(100);
+    outcome.assert_none_lost(50);
     home.asleep("other").await;
 }
 
@@ -310,12 +370,12 @@ async fn a_scale_down_ends_no_busy_pod() {
     let (crowd, few) = (ask.clone(), ask);
     let load = Load::start(1, Duration::from_millis(100), move |_, _| few.clone());
     let burst = Load::start(6, Duration::ZERO, move |_, _| crowd.clone());
-    until("the burst has brought pods that serve", LIMIT, async || {
+    until("the burst has brought pods that serve", PATIENCE, async || {
         home.pods("iris").await.iter().filter(|pod| pod.ready).count() > 1
     })
     .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     burst.stop().await.assert_none_lost(50);
-    until("one pod is left", LIMIT, async || home.pods("iris").await.len() == 1).await;
+    until("one pod is left", PATIENCE, async || home.pods("iris").await.len() == 1).await;
     load.stop().await.assert_none_lost(20);
 }

@@ -1,6 +1,9 @@
 //! Many at once: a crowd at a sleeping model, many sleeping models.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use pilotlight_e2e::{
@@ -22,8 +25,13 @@ async fn a_hundred_at_a_sleeping_model_of_one_request_a_pod_are_all_answered() {
         body: client::slow_v1(f64::from(n)),
         answer: client::slow_v1_answer(f64::from(n)),
     });
-    let all = async { join_all(asks.map(|ask| async move { ask.send().await.map(drop) })).await };
-    let (answers, most) = tokio::join!(all, most_pods(&home, "slow"));
+    let answered = AtomicBool::new(false);
+    let all = async {
+        let answers = join_all(asks.map(|ask| async move { ask.send().await.map(drop) })).await;
+        answered.store(true, Ordering::Relaxed);
+        answers
+    };
+    let (answers, most) = tokio::join!(all, most_pods(&home, "slow", &answered));
     let lost: Vec<&String> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
     assert!(
         lost.is_empty(),
@@ -53,11 +61,12 @@ async fn what_several_activators_give_one_pod_beyond_its_limit_is_tried_again_an
     assert!(lost.is_empty(), "{lost:#?}");
 }
 
-/// The most pods of a service that were seen at a time within ten seconds.
-async fn most_pods(home: &Namespace, service: &str) -> usize {
-    let mut most = 0;
-    for _ in 0..20 {
+/// The most pods of a service that were seen at a time until all was answered and for some seconds more.
+async fn most_pods(home: &Namespace, service: &str, answered: &AtomicBool) -> usize {
+    let (mut most, mut after) = (0, 0);
+    while after < 6 {
         most = most.max(home.pods(service).await.len());
+        after += usize::from(answered.load(Ordering::Relaxed));
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     most

@@ -3,12 +3,15 @@
 use std::time::{Duration, Instant};
 
 use pilotlight_e2e::{
-    LIMIT, Manifest,
+    Manifest,
     client::{self, flowers_v1},
-    cluster::{Cluster, Namespace, condition},
+    cluster::{Cluster, Namespace, PATIENCE, condition},
     eventually, processes, until,
 };
 use rustix::process::Signal;
+
+/// In which a client hears why no pod starts, a machine's whole load included. A wake that nobody explains ends after 60 of them.
+const SECONDS: Duration = Duration::from_secs(45);
 
 #[tokio::test]
 async fn a_faulty_service_gets_a_condition_and_an_event_and_what_runs_goes_on() {
@@ -16,13 +19,13 @@ async fn a_faulty_service_gets_a_condition_and_an_event_and_what_runs_goes_on() 
     let home = Namespace::new(cluster, "faulty").await;
     let service = home.service("iris", "iris.onnx").min(1);
     home.deploy(std::slice::from_ref(&service)).await;
-    let before = home.settled("iris", 1).await;
+    let before = home.settled("iris", 1).await.remove(0);
 
     cluster
         .kubectl()
         .apply(&service.model("ftp://nowhere/iris.onnx").yaml())
         .await;
-    let message = eventually("the condition says what is wrong", LIMIT, async || {
+    let message = eventually("the condition says what is wrong", PATIENCE, async || {
         let found = home.get("iris").await;
         let conditions = found["status"]["conditions"].as_array()?;
         let message = conditions
@@ -31,7 +34,7 @@ async fn a_faulty_service_gets_a_condition_and_an_event_and_what_runs_goes_on() 
         message.map(ToOwned::to_owned)
     })
     .await;
-    until("an Event says it as well", LIMIT, async || {
+    until("an Event says it as well", PATIENCE, async || {
         let events = home
             .kubectl("get events --field-selector involvedObject.name=iris -o yaml")
             .await;
@@ -39,7 +42,8 @@ async fn a_faulty_service_gets_a_condition_and_an_event_and_what_runs_goes_on() 
     })
     .await;
     home.flowers("iris").send().await.unwrap();
-    assert_eq!(home.pods("iris").await, before, "{message}");
+    let now = home.pods("iris").await;
+    assert!(now.len() == 1 && now[0].uid == before.uid, "{message}: {now:?}");
 }
 
 #[tokio::test]
@@ -91,7 +95,7 @@ async fn a_pod_that_waits_for_a_secret_that_nobody_made_is_told_to_the_client_wi
     // It is made, and nobody has to do anything else.
     home.kubectl("create secret generic no-such --from-literal=key=value")
         .await;
-    until("the service answers", LIMIT * 3, async || {
+    until("the service answers", PATIENCE, async || {
         home.flowers("iris").send().await.is_ok()
     })
     .await;
@@ -103,9 +107,9 @@ async fn a_pod_that_served_and_crashes_again_and_again_is_replaced_without_a_pau
     let home = Namespace::new(cluster, "crash").await;
     home.deploy(&[home.service("iris", "iris.onnx").min(1).max(1)]).await;
     let pod = home.settled("iris", 1).await.remove(0);
-    let start = Instant::now();
-    // The first restart comes at once, the second after a pause of ten seconds that doubles with each.
-    until("another pod serves", LIMIT, async || {
+    // The first restart comes at once, the second after a pause of ten seconds that doubles with each: left to kubelet, this pod would
+    // stay, and nothing else would ever serve.
+    until("another pod serves", PATIENCE, async || {
         if let Some(process) = cluster.own().process_of(&pod.uid, "pilotlight") {
             processes::signal(process, Signal::KILL);
         }
@@ -114,11 +118,10 @@ async fn a_pod_that_served_and_crashes_again_and_again_is_replaced_without_a_pau
     })
     .await;
     home.flowers("iris").send().await.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 /// Applies a service whose pods can't start and asks once the route is there. The answer has to be a 503 that names `why`, within
-/// 20 seconds, and the status has to say it.
+/// [`SECONDS`], and the status has to say it.
 async fn refused(home: &Namespace, service: &Manifest, why: &str) {
     Cluster::shared().kubectl().apply(&service.yaml()).await;
     told(home, why).await;
@@ -126,7 +129,7 @@ async fn refused(home: &Namespace, service: &Manifest, why: &str) {
 
 async fn told(home: &Namespace, why: &str) {
     let url = home.predict_url("iris");
-    until("the service has a route", LIMIT, async || {
+    until("the service has a route", PATIENCE, async || {
         client::get(&url).await.status != 404
     })
     .await;
@@ -134,12 +137,8 @@ async fn told(home: &Namespace, why: &str) {
     let reply = client::post(&url, &flowers_v1()).await;
     let code = reply.error(503);
     assert!(reply.text().contains(why), "{code}: {}", reply.text());
-    assert!(
-        start.elapsed() < Duration::from_secs(20),
-        "{code} after {:?}",
-        start.elapsed()
-    );
-    let message = eventually("the status tells the failure", LIMIT, async || {
+    assert!(start.elapsed() < SECONDS, "{code} after {:?}", start.elapsed());
+    let message = eventually("the status tells the failure", PATIENCE, async || {
         let found = home.get("iris").await;
         let failed = condition(&found, "Ready")["status"] != "True";
         let info = found["status"]["modelStatus"]["lastFailureInfo"].clone();

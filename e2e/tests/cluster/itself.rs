@@ -6,7 +6,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use pilotlight_e2e::{LIMIT, cluster::Cluster, places, processes, until};
+use pilotlight_e2e::{
+    cluster::{Cluster, PATIENCE},
+    places, processes, until,
+};
 use rustix::process::Signal;
 
 #[tokio::test]
@@ -20,7 +23,7 @@ async fn a_second_cluster_stands_beside_the_first_and_ends_with_its_parent() {
     for signal in [Signal::KILL, Signal::TERM] {
         fs::remove_file(folder.path().join("ready")).ok();
         let mut second = up(folder.path());
-        until("the second cluster is ready", LIMIT, async || {
+        until("the second cluster is ready", PATIENCE, async || {
             folder.path().join("ready").exists()
         })
         .await;
@@ -29,7 +32,7 @@ async fn a_second_cluster_stands_beside_the_first_and_ends_with_its_parent() {
 
         processes::signal(second.id(), signal);
         second.wait().unwrap();
-        until("no process of it is left", LIMIT, async || !lives_in(&network)).await;
+        until("no process of it is left", PATIENCE, async || !lives_in(&network)).await;
     }
     assert!(!folder.path().exists(), "its state is left");
     let nodes = first.kubectl().must("get nodes").await;

@@ -1,9 +1,8 @@
 //! An application of KEDA's HTTP add-on where no KEDA runs. The whole list of the add-on is in `e2e/keda`.
 
 use pilotlight_e2e::{
-    LIMIT,
     client::{self, flowers_v1},
-    cluster::{Cluster, Namespace, infer_flowers},
+    cluster::{Cluster, Namespace, PATIENCE, infer_flowers},
     places, until,
 };
 use serde_json::json;
@@ -99,7 +98,7 @@ spec:
   target: {{service: app, portName: http}}
   rules: [{{hosts: [app.test]}}]
   scalingMetric: {{concurrency: {{targetValue: 100}}}}
-  timeouts: {{readiness: 60s}}
+  timeouts: {{readiness: 180s}}
 ---
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
@@ -130,7 +129,7 @@ async fn an_application_of_the_add_on_goes_from_zero_and_back_without_keda() {
     cluster.kubectl().apply(&parts(home.name(), &image)).await;
     cluster.kubectl().apply(&application(home.name(), &image)).await;
     for part in ["interceptor", "operator"] {
-        home.kubectl(&format!("rollout status deployment/{part} --timeout=90s"))
+        home.kubectl(&format!("rollout status deployment/{part} --timeout=240s"))
             .await;
     }
     let replicas = async || home.kubectl("get deployment app -o jsonpath={.spec.replicas}").await;
@@ -138,14 +137,18 @@ async fn an_application_of_the_add_on_goes_from_zero_and_back_without_keda() {
         .kubectl("get service pilotlight-activator -o jsonpath={.spec.clusterIP}")
         .await;
     let url = format!("http://{address}/v1/models/iris:predict");
-    until("its route is known", LIMIT, async || {
+    until("its route is known", PATIENCE, async || {
         tokio::net::TcpStream::connect((address.as_str(), 80)).await.is_ok()
             && client::post_to_host(&url, Some("app.test"), &flowers_v1()).await.status == 200
     })
     .await;
-    assert_eq!(replicas().await, "1");
+    // Asked again and again: a slow look finds an idle one at zero.
+    until("it has a pod", PATIENCE, async || {
+        client::post_to_host(&url, Some("app.test"), &flowers_v1()).await.status == 200 && replicas().await == "1"
+    })
+    .await;
 
-    until("it is at zero", LIMIT, async || replicas().await == "0").await;
+    until("it is at zero", PATIENCE, async || replicas().await == "0").await;
     let address = address.parse().expect("a Service has an address");
     assert_eq!(
         infer_flowers(address, "app.test", "iris").await.unwrap(),
@@ -154,7 +157,7 @@ async fn an_application_of_the_add_on_goes_from_zero_and_back_without_keda() {
     );
     let answer = client::post_to_host(&url, Some("app.test"), &flowers_v1()).await;
     assert_eq!(answer.json(), json!({ "predictions": [1, 1] }));
-    until("it is at zero again", LIMIT, async || replicas().await == "0").await;
+    until("it is at zero again", PATIENCE, async || replicas().await == "0").await;
     cluster
         .kubectl()
         .must(&format!("delete clusterrolebinding {}", home.name()))

@@ -1,11 +1,11 @@
 //! Standby pods: a wake claims one and loads the model into it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use pilotlight_e2e::{
-    LIMIT, Manifest,
-    cluster::{Cluster, Namespace, Pod},
+    Load, Manifest,
+    cluster::{Cluster, Namespace, PATIENCE, Pod, condition},
     eventually, processes, until,
 };
 use rustix::process::Signal;
@@ -14,13 +14,16 @@ use serde_json::Value;
 const STANDBY: usize = 2;
 
 fn service(home: &Namespace, name: &str, standby: usize) -> Manifest {
-    let manifest = home.service(name, "iris.onnx");
+    // Long enough to be looked at after its answer, on a slow machine too.
+    let manifest = home
+        .service(name, "iris.onnx")
+        .annotation("autoscaling.knative.dev/window", "15s");
     manifest.annotation("pilotlight.dev/standby", &standby.to_string())
 }
 
 /// Waits until so many standby pods are ready; their uids.
 async fn standby(home: &Namespace, count: usize) -> BTreeSet<String> {
-    eventually(&format!("{count} standby pods are ready"), LIMIT, async || {
+    eventually(&format!("{count} standby pods are ready"), PATIENCE, async || {
         let list = home
             .kubectl("get pods --selector pilotlight.dev/standby-group -o json")
             .await;
@@ -43,7 +46,7 @@ async fn standby(home: &Namespace, count: usize) -> BTreeSet<String> {
 /// Waits until the service sleeps and its next wake may claim a pod.
 async fn armed(home: &Namespace, name: &str) {
     home.asleep(name).await;
-    until(&format!("{name} may claim a pod"), LIMIT, async || {
+    until(&format!("{name} may claim a pod"), PATIENCE, async || {
         let deployment = home.kubectl(&format!("get deployment {name}-predictor -o yaml")).await;
         deployment.contains("pilotlight.dev/standby-armed")
     })
@@ -65,9 +68,10 @@ async fn made(home: &Namespace, name: &str) -> u64 {
     of_service.map(|event| event["count"].as_u64().unwrap_or(1)).sum()
 }
 
-/// The one pod of a service, owned by a ReplicaSet of it.
+/// The one pod of a service, owned by a ReplicaSet of it. The service is asked meanwhile, so that it stays awake.
 async fn only_pod(home: &Namespace, name: &str) -> Pod {
-    until(&format!("the pod of {name} is owned"), LIMIT, async || {
+    until(&format!("the pod of {name} is owned"), PATIENCE, async || {
+        home.flowers(name).send().await.unwrap();
         let path = "{.items[*].metadata.ownerReferences[*].name}";
         let selector = format!("serving.kserve.io/inferenceservice={name}");
         let owners = home
@@ -88,7 +92,7 @@ async fn a_wake_claims_a_standby_pod_and_never_makes_a_second() {
     let services = ["iris-a", "iris-b"].map(|name| service(&home, name, STANDBY));
     home.deploy(&services).await;
 
-    for round in 0..5 {
+    for round in 0..3 {
         let waiting = standby(&home, STANDBY).await;
         for service in &services {
             armed(&home, service.name()).await;
@@ -106,6 +110,13 @@ async fn a_wake_claims_a_standby_pod_and_never_makes_a_second() {
             assert_eq!(made(&home, service.name()).await, 0, "round {round}");
         }
     }
+    until("the claim is told", PATIENCE, async || {
+        home.flowers("iris-a").send().await.unwrap();
+        let events = "get events --field-selector involvedObject.name=iris-a,reason=StandbyClaimed -o name";
+        let found = home.get("iris-a").await;
+        !home.kubectl(events).await.is_empty() && condition(&found, "StandbyReady")["reason"] == "StandbyClaimed"
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -119,7 +130,7 @@ async fn a_claimed_pod_keeps_its_model_when_its_container_dies_and_goes_with_it_
     let pod = only_pod(&home, "iris").await;
     let process = cluster.own().process_of(&pod.uid, "pilotlight").expect("the pod runs");
     processes::signal(process, Signal::KILL);
-    until("it runs again", LIMIT, async || {
+    until("it runs again", PATIENCE, async || {
         let again = cluster.own().process_of(&pod.uid, "pilotlight");
         again.is_some_and(|again| again != process)
     })
@@ -148,6 +159,10 @@ async fn more_wakes_than_standby_pods_are_answered_all_the_same() {
     for answer in join_all(asks.map(|ask| async move { ask.send().await.map(drop) })).await {
         answer.unwrap();
     }
+    // All of them are kept awake while one after the other is looked at.
+    let asks: Vec<_> = names.iter().map(|name| home.flowers(name)).collect();
+    let all = asks.len();
+    let load = Load::start(1, Duration::from_millis(500), move |_, nth| asks[nth % all].clone());
     let mut claimed = 0;
     for name in &names {
         let pod = only_pod(&home, name).await;
@@ -156,5 +171,6 @@ async fn more_wakes_than_standby_pods_are_answered_all_the_same() {
         let made = made(&home, name).await;
         assert!(made <= 1, "{name}: {made} pods were made");
     }
+    load.stop().await.assert_none_lost(1);
     assert_eq!(claimed, STANDBY, "all that waited were claimed");
 }

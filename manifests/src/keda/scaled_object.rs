@@ -54,6 +54,10 @@ pub struct ScaleTargetRef {
     /// Its `kind`, any with a `/scale`. Absent: `Deployment`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// KEDA's only: the container whose variables triggers may name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub env_source_container_name: Option<String>,
 }
 
 impl ScaleTargetRef {
@@ -112,6 +116,10 @@ pub struct Advanced {
     /// What KEDA hands to its HorizontalPodAutoscaler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub horizontal_pod_autoscaler_config: Option<HpaConfig>,
+    /// KEDA's only: a formula over the triggers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub scaling_modifiers: Option<serde_json::Value>,
 }
 
 /// Settings of the HorizontalPodAutoscaler.
@@ -121,6 +129,10 @@ pub struct HpaConfig {
     /// How fast replicas change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behavior: Option<Behavior>,
+    /// KEDA's only: there is no such object here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub name: Option<String>,
 }
 
 /// How fast replicas change, as in `autoscaling/v2`.
@@ -210,6 +222,10 @@ pub struct Trigger {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub authentication_ref: Option<BTreeMap<String, String>>,
+    /// KEDA's only: what a HorizontalPodAutoscaler asks is answered from the last look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub use_cached_metrics: Option<bool>,
 }
 
 /// How a trigger's target is meant.
@@ -292,6 +308,38 @@ impl ScaledObjectSpec {
     pub fn restores(&self) -> bool {
         let advanced = self.advanced.as_ref();
         advanced.and_then(|advanced| advanced.restore_to_original_replica_count) == Some(true)
+    }
+
+    /// Fields that are set and have no effect without KEDA, by their paths.
+    pub fn unheeded(&self) -> Vec<String> {
+        let hpa = self
+            .advanced
+            .as_ref()
+            .and_then(|advanced| advanced.horizontal_pod_autoscaler_config.as_ref());
+        let mut found = Vec::new();
+        if self.scale_target_ref.env_source_container_name.is_some() {
+            found.push("scaleTargetRef.envSourceContainerName".to_owned());
+        }
+        if hpa.is_some_and(|hpa| hpa.name.is_some()) {
+            found.push("advanced.horizontalPodAutoscalerConfig.name".to_owned());
+        }
+        let cached = |trigger: &Trigger| trigger.use_cached_metrics == Some(true);
+        let triggers = self.triggers.iter().enumerate();
+        found.extend(
+            triggers
+                .filter(|(_, trigger)| cached(trigger))
+                .map(|(index, _)| format!("triggers[{index}].useCachedMetrics")),
+        );
+        found
+    }
+
+    /// A formula over the triggers, which is KEDA's to compute.
+    pub fn has_formula(&self) -> bool {
+        let modifiers = self
+            .advanced
+            .as_ref()
+            .and_then(|advanced| advanced.scaling_modifiers.as_ref());
+        modifiers.is_some_and(|modifiers| modifiers["formula"].as_str().is_some_and(|text| !text.is_empty()))
     }
 
     /// How fast replicas change, where the object says it.

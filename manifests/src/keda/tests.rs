@@ -194,3 +194,22 @@ fn a_scaled_object_is_read_with_kedas_defaults_and_its_faults_are_named() {
         ]
     );
 }
+
+#[test]
+fn fields_of_a_scaled_object_that_need_keda_are_named() {
+    let spec = json!({
+        "scaleTargetRef": { "name": "app", "envSourceContainerName": "main" },
+        "advanced": { "horizontalPodAutoscalerConfig": { "name": "mine" }, "scalingModifiers": { "formula": "a" } },
+        "triggers": [{ "type": "cron" }, { "type": "prometheus", "useCachedMetrics": true }],
+    });
+    let spec = read::<ScaledObjectSpec>(json!({ "spec": spec })).unwrap().spec;
+    assert_eq!(
+        spec.unheeded(),
+        [
+            "scaleTargetRef.envSourceContainerName",
+            "advanced.horizontalPodAutoscalerConfig.name",
+            "triggers[1].useCachedMetrics"
+        ]
+    );
+    assert!(spec.has_formula());
+}

@@ -1,10 +1,11 @@
 //! What there is without the feature: nothing.
 
 use std::path::Path;
+use std::time::Duration;
 
 use pilotlight_engine::Model;
 
-use crate::{Gauge, Gpu, Precision, Reason, Unavailable};
+use crate::{Choices, Gauge, Gpu, Precision, Reason, Unavailable};
 
 /// The GPU of this number, with all that is needed to run on it.
 ///
@@ -26,7 +27,26 @@ pub fn use_kernels(_folder: &Path) -> Result<(), String> {
 ///
 /// # Errors
 /// Always.
-pub fn load(_path: &Path, _gpu: &Gpu, _precision: Precision) -> Result<Box<dyn Model>, String> {
+pub fn load(_path: &Path, _gpu: &Gpu, _precision: Precision, _choices: Choices) -> Result<Box<dyn Model>, String> {
+    Err(Reason::NotBuilt.to_string())
+}
+
+/// A preparation under way; there is none.
+#[derive(Clone, Debug)]
+pub struct Tuned(std::convert::Infallible);
+
+impl Tuned {
+    /// What was chosen so far.
+    pub fn choices(&self) -> Choices {
+        match self.0 {}
+    }
+}
+
+/// As [`load`], for a preparation.
+///
+/// # Errors
+/// Always.
+pub fn tune(_: &Path, _: &Gpu, _: Precision, _limit: Duration) -> Result<(Box<dyn Model>, Tuned), String> {
     Err(Reason::NotBuilt.to_string())
 }
 

@@ -4,6 +4,8 @@
 //! `engine` instantiates the engine's executor for CubeCL's CUDA runtime. That takes minutes to build, so it happens here, behind
 //! `dyn Model`, and nothing else is rebuilt for it. Kernels are written by CubeCL and compiled by NVRTC, at run time.
 
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "decisions for the GPU's side"))]
+mod choices;
 mod found;
 mod precision;
 #[cfg(any(feature = "cuda", test))]
@@ -16,9 +18,10 @@ mod present;
 #[cfg(feature = "cuda")]
 mod present;
 
+pub use choices::{Choices, Problem, Way};
 pub use found::{Gpu, Reason, Unavailable};
 pub use precision::Precision;
-pub use present::{find, load, usage, use_kernels};
+pub use present::{Tuned, find, load, tune, usage, use_kernels};
 
 /// What a GPU does now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

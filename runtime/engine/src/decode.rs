@@ -44,9 +44,10 @@ pub(crate) fn tensor_in(proto: &TensorProto, files: &Files) -> OpResult<Tensor> 
             data_type: proto.data_type,
             ..TensorProto::default()
         };
-        return tensor(&inside);
+        return tensor_in(&inside, files);
     }
     let dims = shape::from_i64s(&proto.dims)?;
+    shape::bounded(&dims)?;
     // No more than the data has, which is compared with it below.
     let Some(count) = (if dims.contains(&0) {
         Some(0)
@@ -68,7 +69,11 @@ pub(crate) fn tensor_in(proto: &TensorProto, files: &Files) -> OpResult<Tensor> 
     }
     let data = match &proto.raw_data {
         // Writers leave an empty raw_data beside typed fields.
-        Some(raw) if !raw.is_empty() || count == 0 => from_raw(data_type(proto.data_type.unwrap_or(0))?, raw, count)?,
+        Some(raw) if !raw.is_empty() || count == 0 => {
+            let data = from_raw(data_type(proto.data_type.unwrap_or(0))?, raw, count)?;
+            files.release(raw);
+            data
+        }
         _ => from_fields(proto)?,
     };
     let found = data.len();

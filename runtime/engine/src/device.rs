@@ -8,9 +8,13 @@ use burn_backend::{Backend, FloatDType, Scalar, Shape, TensorMetadata};
 
 mod convolution;
 mod fused;
+mod norm;
+mod product;
 
 pub(crate) use convolution::{Conv, ConvTranspose};
 pub(crate) use fused::{After, Attention, Dense, Fused};
+use norm::{batch_norm, layer_norm, reduce, softmax};
+use product::{gemm, matmul};
 
 use crate::backend::Place;
 use crate::fault::{Fault, OpResult, bail, ensure};
@@ -451,75 +455,6 @@ fn clip<B: Backend>(x: FloatTensor<B>, min: Option<f64>, max: Option<f64>) -> Fl
     }
 }
 
-fn matmul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>, place: &Place<B>) -> OpResult<FloatTensor<B>> {
-    let (sa, sb) = (a.shape().to_vec(), b.shape().to_vec());
-    ensure!(!sa.is_empty() && !sb.is_empty(), "MatMul of a scalar");
-    // A vector becomes a row on the left, a column on the right, and that dimension is dropped afterwards.
-    let ma = if sa.len() == 1 { vec![1, sa[0]] } else { sa.clone() };
-    let mb = if sb.len() == 1 { vec![sb[0], 1] } else { sb.clone() };
-    ensure!(
-        ma[ma.len() - 1] == mb[mb.len() - 2],
-        "shapes {sa:?} and {sb:?} can't be multiplied"
-    );
-    let mut out = shape::broadcast(&ma[..ma.len() - 2], &mb[..mb.len() - 2])?;
-    let rank = ma.len().max(mb.len());
-    // One matrix on the right for a whole batch on the left is a single larger product.
-    let (rows, columns) = (ma[ma.len() - 2], mb[mb.len() - 1]);
-    let product = if mb.len() == 2 && ma.len() > 2 {
-        let flat = ma[..ma.len() - 1].iter().product();
-        place
-            .primitives
-            .matmul(reshape::<B>(a, vec![flat, ma[ma.len() - 1]]), reshape::<B>(b, mb))
-    } else {
-        place.primitives.matmul(
-            reshape::<B>(a, shape::lead_ones(&ma, rank)),
-            reshape::<B>(b, shape::lead_ones(&mb, rank)),
-        )
-    };
-    if sa.len() > 1 {
-        out.push(rows);
-    }
-    if sb.len() > 1 {
-        out.push(columns);
-    }
-    Ok(reshape::<B>(product, out))
-}
-
-fn gemm<B: Backend>(
-    a: FloatTensor<B>,
-    b: FloatTensor<B>,
-    c: Option<FloatTensor<B>>,
-    (alpha, beta): (f32, f32),
-    (trans_a, trans_b): (bool, bool),
-    place: &Place<B>,
-) -> OpResult<FloatTensor<B>> {
-    ensure!(
-        a.rank() == 2 && b.rank() == 2,
-        "Gemm of ranks {} and {} instead of 2",
-        a.rank(),
-        b.rank()
-    );
-    let a = if trans_a { B::float_swap_dims(a, 0, 1) } else { a };
-    let b = if trans_b { B::float_swap_dims(b, 0, 1) } else { b };
-    let mut out = matmul::<B>(a, b, place)?;
-    if alpha != 1.0 {
-        out = B::float_mul_scalar(out, scalar(alpha));
-    }
-    let Some(c) = c else { return Ok(out) };
-    let c = if beta == 1.0 {
-        c
-    } else {
-        B::float_mul_scalar(c, scalar(beta))
-    };
-    let dims = out.shape().to_vec();
-    ensure!(
-        shape::broadcast(&dims, &c.shape())? == dims,
-        "C does not broadcast to {dims:?}"
-    );
-    let (out, c) = align::<B>(out, c)?;
-    Ok(B::float_add(out, c))
-}
-
 fn array<const N: usize>(list: impl Iterator<Item = usize>) -> OpResult<[usize; N]> {
     let list: Vec<usize> = list.collect();
     <[usize; N]>::try_from(list).map_err(|l| Fault(format!("{} values instead of {N}", l.len())))
@@ -541,112 +476,6 @@ fn pool<B: Backend>(
         None => B::max_pool2d(x, kernel, strides, pads, dilations, false),
         Some(count_pad) => B::avg_pool2d(x, kernel, strides, pads, count_pad, false),
     })
-}
-
-fn batch_norm<B: Backend>(
-    x: FloatTensor<B>,
-    [scale, bias, mean, variance]: [FloatTensor<B>; 4],
-    epsilon: f64,
-) -> OpResult<FloatTensor<B>> {
-    let dims = x.shape().to_vec();
-    ensure!(dims.len() >= 2, "input of rank {} instead of at least 2", dims.len());
-    for p in [&scale, &bias, &mean, &variance] {
-        ensure!(
-            p.shape().to_vec() == [dims[1]],
-            "parameters of shape {:?} for {} channels",
-            p.shape(),
-            dims[1]
-        );
-    }
-    let mut channel = vec![1; dims.len()];
-    channel[1] = dims[1];
-    let inverse = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, scalar(epsilon))));
-    let factor = B::float_mul(scale, inverse);
-    let offset = B::float_sub(bias, B::float_mul(mean, factor.clone()));
-    let scaled = B::float_mul(x, reshape::<B>(factor, channel.clone()));
-    Ok(B::float_add(scaled, reshape::<B>(offset, channel)))
-}
-
-fn layer_norm<B: Backend>(
-    x: FloatTensor<B>,
-    scale: FloatTensor<B>,
-    bias: Option<FloatTensor<B>>,
-    axis: i64,
-    epsilon: f64,
-) -> OpResult<FloatTensor<B>> {
-    let dims = x.shape().to_vec();
-    let axis = shape::axis(axis, dims.len())?;
-    let (outer, inner): (usize, usize) = (dims[..axis].iter().product(), dims[axis..].iter().product());
-    let x = reshape::<B>(x, vec![outer, inner]);
-    let mean = B::float_mean_dim(x.clone(), 1);
-    let centred = B::float_sub(x, mean);
-    let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
-    let inverse = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, scalar(epsilon))));
-    let mut out = B::float_mul(B::float_mul(centred, inverse), reshape::<B>(scale, vec![1, inner]));
-    if let Some(bias) = bias {
-        out = B::float_add(out, reshape::<B>(bias, vec![1, inner]));
-    }
-    Ok(reshape::<B>(out, dims))
-}
-
-fn softmax<B: Backend>(x: FloatTensor<B>, axis: i64, log: bool, flat: bool) -> OpResult<FloatTensor<B>> {
-    let dims = x.shape().to_vec();
-    if dims.is_empty() {
-        bail!("softmax of a scalar");
-    }
-    let f = |x, axis| {
-        if log {
-            B::log_softmax(x, axis)
-        } else {
-            B::softmax(x, axis)
-        }
-    };
-    let axis = if flat && axis == dims.len() as i64 {
-        dims.len()
-    } else {
-        shape::axis(axis, dims.len())?
-    };
-    if flat {
-        let (outer, inner) = (dims[..axis].iter().product(), dims[axis..].iter().product());
-        return Ok(reshape::<B>(f(reshape::<B>(x, vec![outer, inner]), 1), dims));
-    }
-    Ok(f(x, axis))
-}
-
-fn reduce<B: Backend>(
-    x: FloatTensor<B>,
-    kind: Reduce,
-    axes: Option<Vec<i64>>,
-    keep: bool,
-    noop: bool,
-) -> OpResult<FloatTensor<B>> {
-    let mut dims = x.shape().to_vec();
-    let axes = match axes.filter(|a| !a.is_empty()) {
-        Some(axes) => shape::axes(&axes, dims.len())?,
-        None if noop => Vec::new(),
-        None => (0..dims.len()).collect(),
-    };
-    let x = match kind {
-        Reduce::SumSquare | Reduce::L2 => B::float_mul(x.clone(), x),
-        Reduce::L1 => B::float_abs(x),
-        _ => x,
-    };
-    let mut out = axes.iter().fold(x, |x, &a| match kind {
-        Reduce::Mean => B::float_mean_dim(x, a),
-        Reduce::Max => B::float_max_dim(x, a),
-        Reduce::Min => B::float_min_dim(x, a),
-        _ => B::float_sum_dim(x, a),
-    });
-    if kind == Reduce::L2 {
-        out = B::float_sqrt(out);
-    }
-    if keep {
-        return Ok(out);
-    }
-    for &a in axes.iter().rev() {
-        dims.remove(a);
-    }
-    Ok(reshape::<B>(out, dims))
 }
 
 /// The axis of a concatenation, once all other dimensions are known to agree.

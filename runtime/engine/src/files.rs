@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
+use pilotlight_kernels::mapping::Mapping;
 
 use crate::fault::{OpResult, bail, ensure};
 use crate::onnx::StringStringEntryProto;
@@ -18,7 +19,9 @@ use crate::onnx::StringStringEntryProto;
 pub(crate) struct Files {
     /// The model's directory; `None` where the model came as bytes.
     directory: Option<PathBuf>,
-    open: RefCell<HashMap<PathBuf, Bytes>>,
+    open: RefCell<HashMap<PathBuf, Mapping>>,
+    /// The model itself.
+    model: Option<Mapping>,
 }
 
 impl Files {
@@ -30,6 +33,21 @@ impl Files {
         Self {
             directory: directory.and_then(|d| d.canonicalize().ok()),
             open: RefCell::default(),
+            model: None,
+        }
+    }
+
+    /// The same where the model is mapped.
+    pub(crate) fn with(mut self, model: Mapping) -> Self {
+        self.model = Some(model);
+        self
+    }
+
+    /// Lets pages of these files go that were read into tensors: they would count as the process's memory until all is loaded.
+    pub(crate) fn release(&self, part: &[u8]) {
+        let open = self.open.borrow();
+        for mapping in open.values().chain(&self.model) {
+            mapping.release(part);
         }
     }
 
@@ -85,11 +103,12 @@ impl Files {
             "its data lies in {location:?}, which is no file in the model's directory"
         );
         if let Some(bytes) = self.open.borrow().get(&path) {
-            return Ok(bytes.clone());
+            return Ok(bytes.bytes());
         }
-        match pilotlight_kernels::mapping::map(&path) {
-            Ok(bytes) => {
-                self.open.borrow_mut().insert(path, bytes.clone());
+        match Mapping::new(&path) {
+            Ok(mapping) => {
+                let bytes = mapping.bytes();
+                self.open.borrow_mut().insert(path, mapping);
                 Ok(bytes)
             }
             Err(e) => bail!("can't read its data in {location:?}: {e}"),

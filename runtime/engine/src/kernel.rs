@@ -214,6 +214,7 @@ pub(crate) fn i64s(t: &Tensor) -> OpResult<Vec<i64>> {
 
 /// A tensor whose shape and data are known to agree; a fault instead of a panic if they do not.
 pub(crate) fn tensor(shape: Vec<usize>, data: Data) -> OpResult<Tensor> {
+    crate::shape::bounded(&shape)?;
     let found = data.len();
     match Tensor::new(shape, data) {
         Some(t) => Ok(t),

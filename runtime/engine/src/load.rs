@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use pilotlight_kernels::mapping::Mapping;
 use prost::Message;
 
 use crate::fault::OpResult;
@@ -37,7 +38,7 @@ pub enum Device {
 /// A `LoadError` names the node, tensor or operator at fault. Nothing in a file makes this panic or take memory out of
 /// proportion to the file's size.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Model>, LoadError> {
-    on_device(compile_in(map(path)?, &Files::beside(path))?, options)
+    on_device(compile_file(path)?, options)
 }
 
 /// As `load`, of a model that may take and give sequences and optionals.
@@ -46,7 +47,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Box<dyn Model>, LoadEr
 /// As `load`.
 pub fn load_items(path: &Path, options: &LoadOptions) -> Result<Box<dyn ItemModel>, LoadError> {
     set_threads(options.threads);
-    let plan = compile_in(map(path)?, &Files::beside(path))?;
+    let plan = compile_file(path)?;
     match options.device {
         Device::Auto | Device::Cpu => backend::flex::compile_items(plan).map_err(|e| LoadError::Invalid(e.0)),
     }
@@ -55,18 +56,19 @@ pub fn load_items(path: &Path, options: &LoadOptions) -> Result<Box<dyn ItemMode
 /// As `load`, of a model whose steps can be watched.
 pub(crate) fn watched(path: &Path, options: &LoadOptions) -> Result<Box<dyn crate::explain::Watched>, LoadError> {
     set_threads(options.threads);
-    let plan = compile_in(map(path)?, &Files::beside(path))?;
+    let plan = compile_file(path)?;
     match options.device {
         Device::Auto | Device::Cpu => backend::flex::compile_watched(plan).map_err(|e| LoadError::Invalid(e.0)),
     }
 }
 
-/// The file's bytes, mapped: the weights are copied once, into the tensors.
-fn map(path: &Path) -> Result<Bytes, LoadError> {
-    pilotlight_kernels::mapping::map(path).map_err(|e| LoadError::Read {
+/// The plan of a file, which is mapped: the weights are copied once, into the tensors, and what was copied is let go.
+fn compile_file(path: &Path) -> Result<plan::Plan, LoadError> {
+    let mapping = Mapping::new(path).map_err(|e| LoadError::Read {
         path: path.display().to_string(),
         reason: e.to_string(),
-    })
+    })?;
+    compile_in(mapping.bytes(), &Files::beside(path).with(mapping))
 }
 
 /// Makes an ONNX file that is already in memory ready to run.
@@ -82,7 +84,7 @@ pub(crate) fn on_place(
     path: &Path,
     make: impl FnOnce(plan::Plan) -> OpResult<Box<dyn Model>>,
 ) -> Result<Box<dyn Model>, LoadError> {
-    let plan = compile_in(map(path)?, &Files::beside(path))?;
+    let plan = compile_file(path)?;
     servable(&plan)?;
     make(plan).map_err(|e| LoadError::Invalid(e.0))
 }

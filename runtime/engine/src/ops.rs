@@ -18,7 +18,7 @@ mod norm;
 mod optimiser;
 mod place;
 mod pool;
-mod quantize;
+pub(crate) mod quantize;
 pub(crate) mod random;
 mod recurrent;
 mod reduce;

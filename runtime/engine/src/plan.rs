@@ -7,6 +7,7 @@ mod convolution;
 mod dense;
 mod gelu;
 mod identity;
+mod integer;
 mod layer_norm;
 mod liveness;
 mod pattern;
@@ -64,6 +65,7 @@ pub(crate) fn plan(mut graph: Graph) -> Result<Plan, LoadError> {
     convolution::fuse(&mut graph);
     pass("convolutions", &graph);
     gelu::fuse(&mut graph);
+    integer::fuse(&mut graph);
     layer_norm::fuse(&mut graph);
     attention::fuse(&mut graph);
     // What the patterns left behind must not count as a reader of what dense layers draw in.

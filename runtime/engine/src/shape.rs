@@ -3,8 +3,20 @@
 use crate::fault::{OpResult, bail, ensure};
 use crate::limits;
 
+/// The longest dimension of any tensor, of an empty one too: sums and products with small numbers then stay numbers.
+pub(crate) const LONGEST: usize = 1 << 40;
+
+/// Refuses dimensions that only an empty tensor could have, and that arithmetic on them would overflow.
+pub(crate) fn bounded(shape: &[usize]) -> OpResult<()> {
+    match shape.iter().find(|&&d| d > LONGEST) {
+        None => Ok(()),
+        Some(d) => bail!("a dimension of {d} in shape {shape:?}; {LONGEST} is the longest"),
+    }
+}
+
 /// The number of elements, within what `Limits` allow.
 pub(crate) fn elements(shape: &[usize]) -> OpResult<usize> {
+    bounded(shape)?;
     // A zero anywhere makes the whole zero, whatever the other dimensions say.
     if shape.contains(&0) {
         return Ok(0);
@@ -132,8 +144,15 @@ mod tests {
     fn sizes_that_overflow_are_refused() {
         assert!(elements(&[usize::MAX, 2]).is_err());
         assert!(elements(&[1 << 20, 1 << 20]).is_err());
-        assert_eq!(elements(&[usize::MAX, 0]).unwrap(), 0);
+        assert_eq!(elements(&[LONGEST, 0]).unwrap(), 0);
         assert!(from_i64s(&[1, -2]).is_err());
+    }
+
+    #[test]
+    fn dimensions_of_empty_tensors_are_bounded_too() {
+        let refusal = elements(&[LONGEST + 1, 0]).unwrap_err();
+        assert!(refusal.0.contains("a dimension of"), "{refusal:?}");
+        assert!(bounded(&[0, usize::MAX]).is_err());
     }
 
     #[test]

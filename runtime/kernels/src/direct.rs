@@ -1,6 +1,12 @@
 //! Depthwise convolutions and maxima over small windows with AVX-512: planes are read where they lie. What a window reaches outside of its
 //! plane is masked out of the loads, and several rows of results share what is read, so nothing is copied.
 
+#![allow(
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "places in a slice, or in front of it, fit both; a negative row becomes one behind every plane"
+)]
+
 use std::arch::x86_64::{
     __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
     _mm512_max_ps, _mm512_min_ps, _mm512_permutex2var_ps, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps,

@@ -93,7 +93,7 @@ where
     let mut messages = Messages::new(&head.headers, body, limit, app.receiving.clone());
     let path = head.uri.path();
     if path == "/inference.GRPCInferenceService/ModelStreamInfer" {
-        return match app.gate.enter() {
+        return match app.admit() {
             Ok(pass) => stream_infer(app, messages, pass),
             Err(error) => failed(&error),
         };
@@ -135,7 +135,7 @@ where
     let mut pass = None;
     let call = async {
         // Refused before the message is read, which names the model and so its queue; what is received is bounded in bytes.
-        let _ = pass.insert(app.gate.enter()?);
+        let _ = pass.insert(app.admit()?);
         let (message, share) = receive.await?;
         Ok((decode::<ModelInferRequest>(message)?, share))
     };

@@ -1,10 +1,12 @@
-//! Makes a preparation: the model is loaded and run at every size of the ladder, in a process of its own.
+//! Makes a preparation: the model is loaded and run at every size of the ladder, in a process of its own. The first run at a size
+//! compiles, and on a GPU it times the ways to compute what it meets; the next ones take the fastest.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use pilotlight_cuda::{Choices, Tuned};
 use serde_json::json;
 
 use super::Devices;
@@ -39,43 +41,51 @@ fn run(args: &PrepareArgs) -> Result<(), String> {
         );
     };
     let start = Instant::now();
-    let record = make(&devices, &path, args.runs, tell)?;
+    let record = make(&devices, &path, args.runs, Duration::from_secs(args.tune_seconds), tell)?;
     let sizes: Vec<_> = record.rungs.keys().collect();
     let seconds = start.elapsed().as_secs_f64();
     println!(
         "{}",
-        json!({"prepared": sizes, "device": devices.place().describe(), "seconds": seconds, "key": record.key})
+        json!({
+            "prepared": sizes, "tuned": record.choices.len(), "device": devices.place().describe(), "seconds": seconds,
+            "key": record.key,
+        })
     );
     Ok(())
 }
 
-/// Prepares a model file by at least two runs at each size, and keeps that.
+/// Prepares a model file by at least two runs at each size, and keeps that. Kernels are tuned for `tune` at most, over all sizes.
 ///
 /// # Errors
-/// Why it can't be loaded, or run at one of the sizes; nothing is kept then, but for the kernels that were compiled.
+/// Why it can't be loaded, or run at one of the sizes. The sizes before it are kept, as they are where the process is ended.
 pub(super) fn make(
     devices: &Devices,
     path: &Path,
     runs: usize,
+    tune: Duration,
     mut tell: impl FnMut(usize, &Rung),
 ) -> Result<Record, String> {
     let key = devices.key(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let model = devices.plain(path)?;
+    let (model, tuned) = devices.tuning(path, tune)?;
     let ladder = devices.ladder.unwrap_or(Ladder::new(1));
     let sizes = if is_batchable(model.signature()) {
         ladder.rungs()
     } else {
         vec![1]
     };
-    let mut rungs = BTreeMap::new();
+    let mut record = Record {
+        key,
+        rungs: BTreeMap::new(),
+        choices: Choices::default(),
+    };
     for size in sizes {
         let rung = measure(&*model, size, runs).map_err(|e| format!("at {size} rows: {e}"))?;
+        record.rungs.insert(size, rung);
+        record.choices = tuned.as_ref().map(Tuned::choices).unwrap_or_default();
+        let kept = devices.store.keep(&record);
+        kept.map_err(|e| format!("the preparation can't be kept: {e}; give a folder with --prepared-dir"))?;
         tell(size, &rung);
-        rungs.insert(size, rung);
     }
-    let record = Record { key, rungs };
-    let kept = devices.store.keep(&record);
-    kept.map_err(|e| format!("the preparation can't be kept: {e}; give a folder with --prepared-dir"))?;
     Ok(record)
 }
 

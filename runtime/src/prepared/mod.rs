@@ -11,10 +11,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub(crate) use make::prepare;
-use pilotlight_cuda::Precision;
+use pilotlight_cuda::{Choices, Precision, Tuned};
 use pilotlight_engine::LoadOptions;
 
 use self::key::Key;
@@ -60,8 +60,9 @@ impl Devices {
     /// # Errors
     /// The engine's words.
     pub(crate) fn load(&self, path: &Path, metrics: &Metrics) -> Result<Arc<dyn Model>, String> {
-        let model = self.plain(path)?;
-        let Some(ladder) = self.ladder else { return Ok(model) };
+        let Some(ladder) = self.ladder else {
+            return self.plain(path, Choices::default());
+        };
         let record = match self.key(path) {
             Ok(key) => self.store.find(&key),
             Err(error) => {
@@ -70,18 +71,32 @@ impl Devices {
             }
         };
         let sizes: BTreeSet<usize> = record.iter().flat_map(|r| r.rungs.keys().copied()).collect();
-        tracing::info!(model = %path.display(), prepared = ?sizes, "sizes of batches that were prepared");
-        let preparation = metrics.preparation(record.is_some());
+        let state = record.is_some();
+        let choices = record.map(|r| r.choices).unwrap_or_default();
+        tracing::info!(model = %path.display(), prepared = ?sizes, tuned = choices.len(), "sizes of batches that were prepared");
+        let model = self.plain(path, choices)?;
+        let preparation = metrics.preparation(state);
         Ok(Arc::new(Padded::new(model, ladder, sizes, preparation)))
     }
 
-    /// The model as it is.
-    fn plain(&self, path: &Path) -> Result<Arc<dyn Model>, String> {
+    /// The model as it is, with the kernels that a preparation chose.
+    fn plain(&self, path: &Path, choices: Choices) -> Result<Arc<dyn Model>, String> {
         match &self.place {
             Place::Cpu => load_onnx(path, &self.options),
             Place::Cuda(gpu, precision) => {
-                let model = pilotlight_cuda::load(path, gpu, *precision)?;
+                let model = pilotlight_cuda::load(path, gpu, *precision, choices)?;
                 Ok(Arc::new(Onnx(model)))
+            }
+        }
+    }
+
+    /// The model for a preparation, and what will be chosen by its runs; nothing on the CPU, whose kernels are chosen at load.
+    fn tuning(&self, path: &Path, limit: Duration) -> Result<(Arc<dyn Model>, Option<Tuned>), String> {
+        match &self.place {
+            Place::Cpu => Ok((load_onnx(path, &self.options)?, None)),
+            Place::Cuda(gpu, precision) => {
+                let (model, tuned) = pilotlight_cuda::tune(path, gpu, *precision, limit)?;
+                Ok((Arc::new(Onnx(model)), Some(tuned)))
             }
         }
     }
@@ -134,7 +149,7 @@ mod tests {
         let before = Metrics::new();
         let _model = devices.load(&iris(), &before).unwrap();
         assert!(before.render().contains("ml_prepared_models{state=\"unprepared\"} 1"));
-        let record = make::make(&devices, &iris(), 2, |_, _| {}).unwrap();
+        let record = make::make(&devices, &iris(), 2, Duration::ZERO, |_, _| {}).unwrap();
         assert_eq!(record.rungs.keys().copied().collect::<Vec<_>>(), [1, 2, 4]);
         let after = Metrics::new();
         let _model = devices.load(&iris(), &after).unwrap();
@@ -145,7 +160,7 @@ mod tests {
     fn a_preparation_for_another_model_is_not_taken_over() {
         let folder = tempfile::tempdir().unwrap();
         let devices = devices(&folder.path().join("store"), Some(true));
-        make::make(&devices, &iris(), 2, |_, _| {}).unwrap();
+        make::make(&devices, &iris(), 2, Duration::ZERO, |_, _| {}).unwrap();
         let other = folder.path().join("other.onnx");
         let mut bytes = std::fs::read(iris()).unwrap();
         // An unknown field of the model: it reads the same and has another digest.

@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use pilotlight_cuda::Choices;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -28,6 +29,8 @@ pub(crate) struct Record {
     pub(crate) key: Key,
     /// For each size of a batch what its runs took.
     pub(crate) rungs: BTreeMap<usize, Rung>,
+    /// The kernels that were the fastest.
+    pub(crate) choices: Choices,
 }
 
 /// One size of a batch.
@@ -175,6 +178,7 @@ mod tests {
         Record {
             key,
             rungs: BTreeMap::from([(1, rung), (2, rung)]),
+            choices: Choices::default(),
         }
     }
 

@@ -4,6 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceResponse,
     metrics_service_server::{MetricsService, MetricsServiceServer},
@@ -44,7 +49,7 @@ fn destination(protocol: Protocol, endpoint: String) -> Destination {
         timeout: Duration::from_secs(10),
         interval: Duration::from_millis(20),
         gzip: protocol == Protocol::Http,
-        certificate: None,
+        files: tls::Files::default(),
     }
 }
 
@@ -109,6 +114,74 @@ async fn grpc_collector() -> (SocketAddr, mpsc::UnboundedReceiver<Received>) {
     (address, received)
 }
 
+/// A collector over TLS that answers nobody without a certificate of its authority, and the files to ask it with.
+async fn secure_grpc_collector(
+    folder: &std::path::Path,
+) -> (SocketAddr, mpsc::UnboundedReceiver<Received>, tls::Files) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let authority = params.self_signed(&key).unwrap();
+    let issuer = Issuer::new(params, key);
+    let signed = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &issuer).unwrap(), key)
+    };
+    let (server, server_key) = signed("127.0.0.1");
+    let (client, client_key) = signed("client");
+
+    let write = |name: &str, pem: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.display().to_string()
+    };
+    let files = tls::Files {
+        certificate: Some(write("ca.pem", authority.pem())),
+        client: Some((
+            write("client.pem", client.pem()),
+            write("client.key", client_key.serialize_pem()),
+        )),
+    };
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone()).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .unwrap();
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(
+            vec![server.der().clone()],
+            server_key.serialize_der().try_into().unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+
+    let (listener, address) = bound().await;
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let (sender, received) = mpsc::unbounded_channel();
+    let routes = tonic::service::Routes::new(MetricsServiceServer::new(Collector(sender)));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, routes) = (acceptor.clone(), TowerToHyperService::new(routes.clone()));
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let server = auto::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), routes).await;
+            });
+        }
+    });
+    (address, received, files)
+}
+
 async fn is_sent(to: Destination, mut received: mpsc::UnboundedReceiver<Received>) {
     // Another test may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -143,6 +216,26 @@ async fn metrics_are_sent_at_each_interval_and_at_the_end_by_http() {
 async fn metrics_are_sent_at_each_interval_and_at_the_end_by_grpc() {
     let (address, received) = grpc_collector().await;
     is_sent(destination(Protocol::Grpc, format!("http://{address}")), received).await;
+}
+
+#[tokio::test]
+async fn metrics_are_sent_over_tls_to_a_collector_that_asks_for_a_certificate_by_grpc() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, received, files) = secure_grpc_collector(folder.path()).await;
+    let to = destination(Protocol::Grpc, format!("https://{address}"));
+    is_sent(Destination { files, ..to }, received).await;
+}
+
+#[tokio::test]
+async fn a_collector_that_nobody_vouches_for_gets_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, mut received, mut files) = secure_grpc_collector(folder.path()).await;
+    files.certificate = None;
+    let to = destination(Protocol::Grpc, format!("https://{address}"));
+    let client = Client::new(&Destination { files, ..to }).unwrap();
+    let fault = client.send(ExportMetricsServiceRequest::default()).await.unwrap_err();
+    assert!(matches!(fault, Error::Grpc(_)), "{fault}");
+    assert!(received.try_recv().is_err());
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use k8s_openapi::api::{
 };
 use kube::{ResourceExt, api::DynamicObject};
 use pilotlight_manifests::{
-    keda::{self, HttpScaledObjectSpec, InterceptorRouteSpec, Object, ScaledObjectSpec, Spec},
+    keda::{self, HttpScaledObjectSpec, InterceptorRouteSpec, Object, ScaledObjectSpec, Spec, TargetRef},
     kubernetes::LABEL_SERVICE_NAME,
 };
 use tokio::time::Instant;
@@ -196,6 +196,9 @@ impl State {
             }
             Change::Service(event) => {
                 let changed = self.services.take(event, |service| Some(bare(service)));
+                let leads_there = |leads| changed.contains(&service_key(leads));
+                // Its ports may be others, or there at last.
+                self.planless |= self.plan.backends.iter().any(leads_there);
                 let news = !changed.is_empty();
                 self.moved.extend(changed);
                 news
@@ -253,7 +256,8 @@ impl State {
             return false;
         }
         let files: Files = self.config_maps.known.clone();
-        let plan = convert::plan(self.declared(), &files, &self.config);
+        let mut plan = convert::plan(self.declared(), &files, &self.config);
+        self.resolve(&mut plan);
         let before = mem::replace(&mut self.plan, plan);
         let now: BTreeSet<&BackendId> = self.plan.backends.iter().map(|leads| &leads.backend).collect();
         let gone = before.backends.iter().filter(|leads| !now.contains(&leads.backend));
@@ -261,6 +265,23 @@ impl State {
         self.moved.extend(self.plan.backends.iter().map(service_key));
         self.rescaled = true;
         true
+    }
+
+    /// Marks the routes whose port can't be found. As with the add-on a number is good until its Service is there, a name is not.
+    fn resolve(&self, plan: &mut Plan) {
+        let leads: HashMap<&BackendId, &convert::Leads> =
+            plan.backends.iter().map(|leads| (&leads.backend, leads)).collect();
+        for route in &mut plan.routes {
+            let backend = route.backends.first().map(|weighted| &weighted.backend);
+            let Some(leads) = backend.and_then(|backend| leads.get(backend)) else {
+                continue;
+            };
+            let service = self.services.known.get(&service_key(leads));
+            let port = service.and_then(|service| endpoints::port(service, &leads.target));
+            if port.is_none() && (service.is_some() || leads.target.port_name.is_some()) {
+                route.policy.unresolved = Some(unresolved(&leads.target).into());
+            }
+        }
     }
 
     pub(crate) fn plan(&self) -> &Plan {
@@ -386,6 +407,14 @@ fn files(map: &ConfigMap) -> Arc<BTreeMap<String, Bytes>> {
 fn service_of(slice: &EndpointSlice) -> Option<Key> {
     let name = slice.labels().get(LABEL_SERVICE_NAME)?;
     Some(format!("{}/{name}", slice.namespace().unwrap_or_default()))
+}
+
+fn unresolved(target: &TargetRef) -> String {
+    let port = match (&target.port_name, target.port) {
+        (Some(name), _) => format!("named {name:?}"),
+        (None, number) => number.unwrap_or_default().to_string(),
+    };
+    format!("the Service {:?} has no port {port}", target.service)
 }
 
 fn service_key(leads: &convert::Leads) -> Key {

@@ -180,3 +180,36 @@ fn an_object_with_problems_is_as_if_it_were_not_there() {
     state.plan_again();
     assert!(state.plan().routes.is_empty());
 }
+
+/// Fact 2.4: a route whose port can't be resolved is a 500. A name needs its Service, a number only waits for it.
+#[tokio::test]
+async fn add_on_a_port_that_cannot_be_found_is_said_of_its_route_until_it_is_there() {
+    let mut state = state();
+    let target = |target: Value| {
+        let mut route = route("app", "app");
+        route.data["spec"]["target"] = target;
+        Change::Route(Event::Changed(route))
+    };
+    let unresolved = |state: &mut State| {
+        state.plan_again();
+        state.plan().routes[0].policy.unresolved.clone()
+    };
+    assert_eq!(unresolved(&mut state), None);
+    state.take(target(json!({ "service": "app", "portName": "web" })));
+    assert_eq!(
+        unresolved(&mut state).as_deref(),
+        Some("the Service \"app\" has no port named \"web\"")
+    );
+    let mut named = service("app");
+    named.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].name = Some("web".to_owned());
+    assert!(state.take(Change::Service(Event::Changed(named))));
+    assert_eq!(unresolved(&mut state), None);
+    for (target_of, is) in [
+        (json!({ "service": "app", "port": 81 }), true),
+        (json!({ "service": "later", "port": 81 }), false),
+        (json!({ "service": "later", "portName": "web" }), true),
+    ] {
+        state.take(target(target_of));
+        assert_eq!(unresolved(&mut state).is_some(), is);
+    }
+}

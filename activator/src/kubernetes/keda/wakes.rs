@@ -43,6 +43,7 @@ pub(crate) fn of_http_scaled_object(object: &Object<HttpScaledObjectSpec>) -> Op
             name: target.name.clone().filter(|name| !name.is_empty())?,
             api_version: target.api_version.clone(),
             kind: target.kind.clone(),
+            env_source_container_name: None,
         },
         replicas: object
             .spec

@@ -174,6 +174,7 @@ pub(crate) fn scaled_object(
             name: target.name.clone().filter(|name| !name.is_empty())?,
             api_version: target.api_version.clone(),
             kind: target.kind.clone(),
+            env_source_container_name: None,
         },
         polling_interval: Some(15),
         cooldown_period: spec.scaledown_period,
@@ -183,6 +184,7 @@ pub(crate) fn scaled_object(
         advanced: Some(keda::Advanced {
             restore_to_original_replica_count: Some(true),
             horizontal_pod_autoscaler_config: None,
+            scaling_modifiers: None,
         }),
         triggers: vec![Trigger {
             kind: "external-push".to_owned(),

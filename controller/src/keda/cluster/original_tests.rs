@@ -17,6 +17,7 @@ fn spec(restore: bool) -> ScaledObjectSpec {
         advanced: Some(keda::Advanced {
             restore_to_original_replica_count: Some(restore),
             horizontal_pod_autoscaler_config: None,
+            scaling_modifiers: None,
         }),
         ..ScaledObjectSpec::default()
     }

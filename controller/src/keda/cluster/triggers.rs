@@ -32,6 +32,12 @@ pub(crate) enum Unsupported {
     /// A trigger whose target needs what only Kubernetes can tell.
     #[error("trigger {index} has the metric type Utilization, which is only for cpu and memory")]
     Utilization { index: usize },
+    /// A formula over the triggers.
+    #[error("`advanced.scalingModifiers` needs KEDA")]
+    Formula,
+    /// A setting that is a variable of the workload's container.
+    #[error("trigger {index}: `{key}` needs KEDA, which reads the variables of containers")]
+    FromEnv { index: usize, key: String },
     /// A trigger whose settings are wrong.
     #[error("trigger {index}: {error}")]
     Metadata { index: usize, error: MetadataError },
@@ -41,7 +47,7 @@ impl Unsupported {
     /// For the condition.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Kind { .. } => "UnsupportedTrigger",
+            Self::Kind { .. } | Self::Formula | Self::FromEnv { .. } => "UnsupportedTrigger",
             Self::Unread | Self::Authentication { .. } | Self::Utilization { .. } | Self::Metadata { .. } => {
                 "InvalidTrigger"
             }
@@ -82,6 +88,9 @@ impl Triggers {
             asked: Vec::new(),
             push: Vec::new(),
         };
+        if spec.has_formula() {
+            return Err(Unsupported::Formula);
+        }
         for (index, trigger) in spec.triggers.iter().enumerate() {
             let none = Secrets::default();
             let secrets = secrets.get(index).unwrap_or(&none);
@@ -102,6 +111,10 @@ impl Triggers {
         }
         let wrong = |error| Unsupported::Metadata { index, error };
         let metadata = &trigger.metadata;
+        if let Some(key) = metadata.keys().find(|key| key.ends_with("FromEnv")) {
+            let key = key.clone();
+            return Err(Unsupported::FromEnv { index, key });
+        }
         let how = match trigger.kind.as_str() {
             "cron" => How::Cron(Box::new(Schedule::new(metadata).map_err(wrong)?)),
             "prometheus" => How::Prometheus(Query::new(metadata, secrets).map_err(wrong)?),
@@ -335,11 +348,26 @@ mod tests {
             (json!({ "type": "cron", "metricType": "Utilization" }), "Utilization"),
             (json!({ "type": "external", "metadata": {} }), "scalerAddress"),
             (json!({ "type": "prometheus", "metadata": {} }), "serverAddress"),
+            (
+                json!({ "type": "prometheus", "metadata": { "queryFromEnv": "Q" } }),
+                "queryFromEnv",
+            ),
         ] {
             let error = triggers(json!([trigger])).err().unwrap();
-            assert_eq!(error.reason(), "InvalidTrigger");
+            assert!(["InvalidTrigger", "UnsupportedTrigger"].contains(&error.reason()));
             assert!(error.to_string().contains(text), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_formula_over_the_triggers_needs_keda_and_is_named() {
+        let spec = json!({
+            "scaleTargetRef": { "name": "app" }, "triggers": [{ "type": "external", "metadata": { "scalerAddress": "a:1" } }],
+            "advanced": { "scalingModifiers": { "formula": "a + b", "target": "2" } },
+        });
+        let object: Object<ScaledObjectSpec> = read(json!({ "spec": spec })).unwrap();
+        let error = Triggers::new("shop", "so", &object.spec, &[]).err().unwrap();
+        assert!(error.to_string().contains("scalingModifiers"), "{error}");
     }
 
     #[tokio::test]

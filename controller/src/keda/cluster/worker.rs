@@ -375,11 +375,7 @@ impl Work {
                 } else {
                     "ScaledObjectReady"
                 },
-                if look.failed {
-                    "a trigger can't be asked; the workload is not scaled to zero"
-                } else {
-                    "ScaledObject is defined correctly and is ready for scaling"
-                },
+                &self.readiness(look),
             ),
             condition(
                 "Active",
@@ -412,6 +408,19 @@ impl Work {
                 "annotations say whether it is",
             ),
         ]
+    }
+
+    /// The message of the condition `Ready`. Fields that are there for KEDA only are named.
+    fn readiness(&self, look: &Look) -> String {
+        let message = if look.failed {
+            "a trigger can't be asked; the workload is not scaled to zero"
+        } else {
+            "ScaledObject is defined correctly and is ready for scaling"
+        };
+        match self.scalable.spec.unheeded().as_slice() {
+            [] => message.to_owned(),
+            fields => format!("{message}; without KEDA these have no effect: {}", fields.join(", ")),
+        }
     }
 
     /// Writes what is new of the status. An HTTPScaledObject's own is its condition of being accepted, and stays.

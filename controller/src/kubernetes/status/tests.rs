@@ -28,6 +28,7 @@ fn observed(stable: Seen) -> Observed<'static> {
         canaries: Vec::new(),
         reachable: true,
         runtime: None,
+        tier: None,
     }
 }
 
@@ -217,4 +218,31 @@ fn several_canaries_show_with_their_names_and_the_one_that_is_not_ready_speaks_f
     let traffic = status["components"]["predictor"]["traffic"].as_array().unwrap();
     let percents: Vec<&Value> = traffic.iter().map(|one| &one["percent"]).collect();
     assert_eq!(percents, [&json!(20), &json!(70), &json!(10)]);
+}
+
+#[test]
+fn a_standby_tier_has_a_condition_and_its_claims_are_told() {
+    let with = |tier: Tier| Observed {
+        tier: Some(tier),
+        ..observed(seen(0, 0))
+    };
+    let none = status(&observed(seen(0, 0)), &Value::Null, NOW);
+    assert_eq!(condition_of(&none, "StandbyReady"), &Value::Null, "it asks for none");
+    let arming = status(&with(Tier::of(None, 0, false)), &none, NOW);
+    assert_eq!(condition_of(&arming, "StandbyReady")["status"], "Unknown");
+    assert_eq!(reasons(&none, &arming), Vec::<String>::new());
+    let armed = status(&with(Tier::of(None, 0, true)), &arming, NOW);
+    assert_eq!(condition_of(&armed, "StandbyReady")["status"], "True");
+    assert_eq!(
+        condition_of(&armed, "StandbyReady")["severity"],
+        "Info",
+        "it is no part of Ready"
+    );
+    assert_eq!(reasons(&arming, &armed), ["StandbyArmed"]);
+    let claimed = status(&with(Tier::of(Some("ready-1".to_owned()), 1, false)), &armed, NOW);
+    assert!(text(condition_of(&claimed, "StandbyReady"), "message").contains("ready-1"));
+    assert_eq!(reasons(&armed, &claimed), ["StandbyClaimed"]);
+    assert_eq!(reasons(&claimed, &claimed), Vec::<String>::new(), "once");
+    assert_eq!(Tier::of(None, 1, true), Tier::Awake, "woken by a pod of its own");
+    assert_eq!(ready(&claimed), "True");
 }

@@ -18,6 +18,10 @@ const NVRTC: &[&str] = &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "lib
 /// # Errors
 /// What is missing.
 pub fn find(index: u32) -> Result<Gpu, Unavailable> {
+    #[cfg(feature = "twin")]
+    if let Some(gpu) = super::twin::find(index) {
+        return Ok(gpu);
+    }
     let findings = Findings {
         driver: nvml::driver(index),
         library: library::open(DRIVER),

@@ -117,8 +117,9 @@ impl Attention {
         let mask = Mask::read::<T>(i.opt(3), [b, heads, sq, sk])?;
         let lens = i.opt_i64s(6)?;
         ensure!(
-            lens.as_ref().is_none_or(|l| l.len() == b),
-            "lengths of keys do not fit a batch of {b}"
+            lens.as_ref()
+                .is_none_or(|l| l.len() == b && l.iter().all(|n| (0..=sk as i64).contains(n))),
+            "lengths of keys {lens:?} do not fit {b} samples of {sk}"
         );
         shape::elements(&[b, heads, sq, sk])?;
         let mut out = vec![0.0; shape::elements(&[b, heads, sq, vd])?];
@@ -284,7 +285,9 @@ fn rotary(spec: &Spec<'_>) -> OpResult<Kernel> {
                 Some(p) => p.get(batch * s + step).and_then(|&p| usize::try_from(p).ok()),
                 None => Some(batch * s + step),
             };
-            let range = row.map(|r| r * half..(r + 1) * half).filter(|r| r.end <= c.len());
+            // Positions are the caller's: their place in the caches need not be a number.
+            let end = row.and_then(|r| r.checked_add(1)?.checked_mul(half));
+            let range = end.filter(|&end| end <= c.len()).map(|end| end - half..end);
             let Some(range) = range else {
                 bail!("a position is not in the caches")
             };
@@ -309,7 +312,7 @@ fn rotary(spec: &Spec<'_>) -> OpResult<Kernel> {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Attributes, assert_close, eval_at, f32s};
+    use crate::testing::{Attributes, Graphs, assert_close, eval_at, f32s, ints};
 
     #[test]
     fn equal_keys_share_and_a_causal_query_sees_no_later_one() {
@@ -327,6 +330,30 @@ mod tests {
         let (q, flat) = (f32s(&[1, 1, 2, 1], &[0.0, 0.0]), f32s(&[2], &[0.0, 0.0]));
         let refusal = eval_at(23, "Attention", |_| {}, &[q.clone(), flat, q], 1).unwrap_err();
         assert!(refusal.contains("operand of shape [2]"), "{refusal}");
+    }
+
+    #[test]
+    fn lengths_and_positions_beyond_all_bounds_are_refused() {
+        let qk = f32s(&[1, 1, 2, 1], &[0.0, 0.0]);
+        for length in [i64::MIN, -1, 3, i64::MAX] {
+            let mut graph = Graphs::new(24).input("q", 1, &[None; 4]).input("l", 7, &[None]);
+            graph = graph
+                .node("Attention", &["q", "q", "q", "", "", "", "l"], &["y"])
+                .output("y");
+            let model = graph.load().expect("the model loads");
+            let refusal = model
+                .run(vec![qk.clone(), ints(&[1], &[length])])
+                .unwrap_err()
+                .to_string();
+            assert!(refusal.contains("lengths of keys"), "{refusal}");
+        }
+        let x = f32s(&[1, 1, 1, 4], &[0.0; 4]);
+        let cache = f32s(&[1, 2], &[0.0; 2]);
+        for position in [1, -1, i64::MAX, i64::MAX / 2, i64::MAX / 2 + 1] {
+            let inputs = [x.clone(), cache.clone(), cache.clone(), ints(&[1, 1], &[position])];
+            let refusal = eval_at(23, "RotaryEmbedding", |_| {}, &inputs, 1).unwrap_err();
+            assert!(refusal.contains("a position is not in the caches"), "{refusal}");
+        }
     }
 
     #[test]

@@ -166,6 +166,11 @@ fn pad(x: &Tensor, pads: &[i64], axes: Option<&[i64]>, fill: Option<&Tensor>, mo
     }
     let mut out = Vec::with_capacity(dims.len());
     for (&d, &(begin, end)) in dims.iter().zip(&ends) {
+        // Far from where the arithmetic on places would overflow.
+        ensure!(
+            begin.unsigned_abs().max(end.unsigned_abs()) <= shape::LONGEST as u64,
+            "pads {begin} and {end} of a dimension of {d}"
+        );
         match (d as i64).checked_add(begin).and_then(|v| v.checked_add(end)) {
             Some(v) if v >= 0 => out.push(v as usize),
             _ => bail!("pads {begin} and {end} of a dimension of {d}"),

@@ -61,7 +61,7 @@ impl LinearAttention {
                 && vl == len
                 && kw.is_multiple_of(heads)
                 && vw.is_multiple_of(heads)
-                && qw == kw * group,
+                && kw.checked_mul(group) == Some(qw),
             "query {:?}, key {:?} and value {:?} do not fit",
             [b, len, qw],
             [kb, kl, kw],

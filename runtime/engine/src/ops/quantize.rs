@@ -1,5 +1,9 @@
 //! Numbers as small integers with a scale and a zero point.
 
+mod product;
+
+pub(crate) use product::scaled;
+
 use super::cast::Target;
 use crate::fault::{OpResult, bail, ensure};
 use crate::host::{self, Number, floats};
@@ -8,6 +12,7 @@ use crate::registry::{Entry, entry};
 use crate::spec::Spec;
 use crate::window::Window;
 use crate::{Data, DataType, Tensor, shape};
+use pilotlight_kernels as kernels;
 
 pub(crate) const TABLE: &[Entry] = &[
     entry("ConvInteger", 10, conv_integer),
@@ -127,6 +132,11 @@ fn quantize(spec: &Spec<'_>) -> OpResult<Kernel> {
         let to = wanted.or(i.opt(2).map(Target::of));
         let to = to.unwrap_or(Target::Plain(DataType::U8));
         let spread = Spread::new(x, scale, axis, block)?;
+        if spread.single
+            && let Some(data) = quantize_all(x, scale, i.opt(2), to)
+        {
+            return Ok(vec![tensor(x.shape().to_vec(), data)?]);
+        }
         let scale = wide(scale)?;
         ensure!(
             zero.as_ref().is_none_or(|z| z.len() == scale.len()),
@@ -178,6 +188,12 @@ fn dequantize(spec: &Spec<'_>) -> OpResult<Kernel> {
         let zero = i.opt(2).map(wide).transpose()?;
         let spread = Spread::new(x, scale, axis, block)?;
         let to = wanted.unwrap_or(Target::Plain(scale.datatype()));
+        if spread.single
+            && to == Target::Plain(DataType::F32)
+            && let Some(data) = dequantize_all(x, scale, i.opt(2))
+        {
+            return Ok(vec![tensor(x.shape().to_vec(), data)?]);
+        }
         let scale = wide(scale)?;
         ensure!(
             zero.as_ref().is_none_or(|z| z.len() == scale.len()),
@@ -199,20 +215,73 @@ fn dynamic_quantize(spec: &Spec<'_>) -> OpResult<Kernel> {
         let x = i.get(0)?;
         let v = host::typed::<f32>(x)?;
         // The range always holds 0, so that it has an exact representation.
-        let (low, high) = v.iter().fold((0f32, 0f32), |(l, h), &x| (l.min(x), h.max(x)));
+        let (low, high) = kernels::range_with_zero(v);
         let scale = (high - low) / 255.0;
         let zero = if scale == 0.0 {
             0.0
         } else {
             (-low / scale).round_ties_even().clamp(0.0, 255.0)
         };
-        let value = |&x: &f32| if scale == 0.0 { zero } else { (x / scale).round_ties_even() + zero } as u8;
+        let mut bits = vec![zero as u8; v.len()];
+        if scale != 0.0 {
+            kernels::quantize_u8(v, scale, zero, &mut bits);
+        }
         Ok(vec![
-            tensor(x.shape().to_vec(), Data::U8(v.iter().map(value).collect()))?,
+            tensor(x.shape().to_vec(), Data::U8(bits))?,
             tensor(vec![], Data::F32(vec![scale]))?,
             tensor(vec![], Data::U8(vec![zero as u8]))?,
         ])
     }))
+}
+
+/// FP32 to eight bits with one scale for all, as `quantize` does it number by number.
+fn quantize_all(x: &Tensor, scale: &Tensor, zero: Option<&Tensor>, to: Target) -> Option<Data> {
+    let (Data::F32(x), Data::F32(scale)) = (x.data(), scale.data()) else {
+        return None;
+    };
+    let &[scale] = scale.as_slice() else { return None };
+    let zero = match zero {
+        None => 0.0,
+        Some(zero) => match (zero.small(), zero.data()) {
+            (None, Data::U8(z)) if z.len() == 1 => f32::from(z[0]),
+            (None, Data::I8(z)) if z.len() == 1 => f32::from(z[0]),
+            _ => return None,
+        },
+    };
+    Some(match to {
+        Target::Plain(DataType::U8) => {
+            let mut out = vec![0; x.len()];
+            kernels::quantize_u8(x, scale, zero, &mut out);
+            Data::U8(out)
+        }
+        Target::Plain(DataType::I8) => {
+            let mut out = vec![0; x.len()];
+            kernels::quantize_i8(x, scale, zero, &mut out);
+            Data::I8(out)
+        }
+        _ => return None,
+    })
+}
+
+/// Eight bits to FP32 with one scale for all, as `dequantize` does it number by number.
+fn dequantize_all(x: &Tensor, scale: &Tensor, zero: Option<&Tensor>) -> Option<Data> {
+    let Data::F32(scale) = scale.data() else { return None };
+    let &[scale] = scale.as_slice() else { return None };
+    if x.small().is_some() || zero.is_some_and(|z| z.small().is_some()) {
+        return None;
+    }
+    let zero = match zero.map(i64s) {
+        None => 0,
+        Some(Ok(z)) if z.len() == 1 => i32::try_from(z[0]).ok()?,
+        _ => return None,
+    };
+    let mut out = crate::buffers::take(x.data().len());
+    match x.data() {
+        Data::U8(v) => kernels::dequantize(v, scale, zero, &mut out),
+        Data::I8(v) => kernels::dequantize(v, scale, zero, &mut out),
+        _ => return None,
+    }
+    Some(Data::F32(out))
 }
 
 /// Integers without their zero point. `axis` is that along which several zero points lie.
@@ -248,7 +317,11 @@ fn integer_product(i: &Inputs<'_>, operands: [(usize, usize); 2]) -> OpResult<Te
 
 fn matmul_integer(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(2, 4)?;
-    Ok(Kernel::host(|i| {
+    let packed = product::Cache::default();
+    Ok(Kernel::host(move |i| {
+        if let Some(sums) = packed.product(i, [(0, 2), (1, 3)])? {
+            return Ok(vec![sums]);
+        }
         let out = integer_product(i, [(0, 2), (1, 3)])?;
         Ok(vec![super::cast::cast(&out, DataType::I32, true)?])
     }))
@@ -278,8 +351,12 @@ fn requantize(
 
 fn qlinear_matmul(spec: &Spec<'_>) -> OpResult<Kernel> {
     spec.expect_inputs(8, 8)?;
-    Ok(Kernel::host(|i| {
-        let product = integer_product(i, [(0, 2), (3, 5)])?;
+    let packed = product::Cache::default();
+    Ok(Kernel::host(move |i| {
+        let product = match packed.product(i, [(0, 2), (3, 5)])? {
+            Some(sums) => sums,
+            None => integer_product(i, [(0, 2), (3, 5)])?,
+        };
         let columns = product.shape().last().copied().unwrap_or(1).max(1);
         Ok(vec![requantize(&product, i, [1, 4, 6], |n| n % columns)?])
     }))

@@ -8,7 +8,7 @@ use pilotlight_kernels::{self as kernels, Finish, Function, Matrix, Pair};
 use super::{Activation, Cell, Layer, Sizes};
 use crate::fault::OpResult;
 use crate::kernel::{Inputs, tensor};
-use crate::{Data, Tensor};
+use crate::{Data, Tensor, buffers};
 
 /// One direction's weights, packed, and its bias: that of the input with all of the state's that is added to the same sum.
 struct Packed {
@@ -134,45 +134,78 @@ impl Layer {
     ) -> OpResult<Vec<Tensor>> {
         let (h, count) = (self.hidden, directions.len());
         let Sizes { steps, batch } = *sizes;
-        let mut y = vec![0.0; steps * count * batch * h];
-        let state = |v: Option<&[f32]>| v.map_or_else(|| vec![0.0; count * batch * h], <[f32]>::to_vec);
-        let (mut hs, mut cs) = (state(first[0]), state(first[1]));
-        // Rows of the input lie as [steps, batch] or [batch, steps]; those of one step that far apart.
-        for (d, packed) in directions.iter().enumerate() {
-            let rows = packed.w.columns();
-            let mut from_x = vec![0.0; steps * batch * rows];
-            let finish = Finish {
-                bias: Some(&packed.bias),
-                ..Finish::default()
-            };
-            packed.w.run(x, finish, &mut from_x);
-            let (hs, cs) = (
-                &mut hs[d * batch * h..][..batch * h],
-                &mut cs[d * batch * h..][..batch * h],
-            );
-            let mut sums = vec![0.0; batch * rows];
-            let mut scratch = vec![0.0; batch * rows];
-            for k in 0..steps {
-                let t = if self.backwards[d] { steps - 1 - k } else { k };
-                for (n, sums) in sums.chunks_exact_mut(rows).enumerate() {
-                    let row = if self.batch_first { n * steps + t } else { t * batch + n };
-                    sums.copy_from_slice(&from_x[row * rows..(row + 1) * rows]);
+        let own = batch * h;
+        let state =
+            |v: Option<&[f32]>, d: usize| v.map_or_else(|| vec![0.0; own], |v| v[d * own..(d + 1) * own].to_vec());
+        let walks: Vec<_> = (0..count)
+            .map(|d| {
+                Mutex::new(Walk::new(
+                    buffers::take(steps * own),
+                    state(first[0], d),
+                    state(first[1], d),
+                ))
+            })
+            .collect();
+        // A step has to wait for the one before, but the directions do not wait for each other.
+        let cost = steps * batch * (packed_size(directions) / count);
+        kernels::ranges(count, cost, |range| {
+            for d in range {
+                let mut walk = walks[d].lock().unwrap_or_else(PoisonError::into_inner);
+                self.walk_one(&directions[d], self.backwards[d], x, sizes, &mut walk);
+            }
+        });
+        let mut y = buffers::take(steps * count * own);
+        let (mut hs, mut cs) = (Vec::with_capacity(count * own), Vec::with_capacity(count * own));
+        for (d, walk) in walks.into_iter().enumerate() {
+            let walk = walk.into_inner().unwrap_or_else(PoisonError::into_inner);
+            if self.batch_first {
+                for (at, row) in walk.y.chunks_exact(h).enumerate() {
+                    let (t, n) = (at / batch, at % batch);
+                    y[((n * steps + t) * count + d) * h..][..h].copy_from_slice(row);
                 }
-                match self.cell {
-                    Cell::Gru => gru(packed, h, &mut sums, &mut scratch, hs),
-                    _ => lstm(packed, h, &mut sums, &mut scratch, hs, cs),
-                }
-                for n in 0..batch {
-                    let at = if self.batch_first {
-                        ((n * steps + t) * count + d) * h
-                    } else {
-                        ((t * count + d) * batch + n) * h
-                    };
-                    y[at..at + h].copy_from_slice(&hs[n * h..(n + 1) * h]);
+            } else {
+                for (t, rows) in walk.y.chunks_exact(own).enumerate() {
+                    y[(t * count + d) * own..][..own].copy_from_slice(rows);
                 }
             }
+            buffers::give(walk.y);
+            hs.extend(walk.hs);
+            cs.extend(walk.cs);
         }
         self.finished(y, hs, cs, sizes)
+    }
+
+    /// All steps of one direction.
+    fn walk_one(&self, packed: &Packed, backwards: bool, x: &[f32], sizes: &Sizes, walk: &mut Walk) {
+        let h = self.hidden;
+        let Sizes { steps, batch } = *sizes;
+        let rows = packed.w.columns();
+        let mut from_x = buffers::take(steps * batch * rows);
+        let finish = Finish {
+            bias: Some(&packed.bias),
+            ..Finish::default()
+        };
+        packed.w.run(x, finish, &mut from_x);
+        let mut sums = vec![0.0; batch * rows];
+        let mut scratch = vec![0.0; batch * rows];
+        for k in 0..steps {
+            let t = if backwards { steps - 1 - k } else { k };
+            // Rows of the input lie as [steps, batch] or [batch, steps].
+            let own = if self.batch_first {
+                for (n, sums) in sums.chunks_exact_mut(rows).enumerate() {
+                    sums.copy_from_slice(&from_x[(n * steps + t) * rows..][..rows]);
+                }
+                &mut sums[..]
+            } else {
+                &mut from_x[t * batch * rows..(t + 1) * batch * rows]
+            };
+            match self.cell {
+                Cell::Gru => gru(packed, h, own, &mut scratch, &mut walk.hs),
+                _ => lstm(packed, h, own, &mut scratch, &mut walk.hs, &mut walk.cs),
+            }
+            walk.y[t * batch * h..(t + 1) * batch * h].copy_from_slice(&walk.hs);
+        }
+        buffers::give(from_x);
     }
 
     fn finished(&self, y: Vec<f32>, hs: Vec<f32>, cs: Vec<f32>, sizes: &Sizes) -> OpResult<Vec<Tensor>> {
@@ -198,30 +231,36 @@ impl Layer {
     }
 }
 
+/// One direction under way: the states after each step as `[steps, batch, hidden]`, and the last ones.
+struct Walk {
+    y: Vec<f32>,
+    hs: Vec<f32>,
+    cs: Vec<f32>,
+}
+
+impl Walk {
+    fn new(y: Vec<f32>, hs: Vec<f32>, cs: Vec<f32>) -> Self {
+        Self { y, hs, cs }
+    }
+}
+
+/// Multiply-adds of a step of one sample, in all directions.
+fn packed_size(directions: &[Packed]) -> usize {
+    let one = |m: &Matrix| m.depth() * m.columns();
+    directions
+        .iter()
+        .map(|p| one(&p.w) + one(&p.r) + p.candidate.as_ref().map_or(0, one))
+        .sum()
+}
+
 /// One step of all samples. `sums` come with the inputs' part: input, output, forget, cell.
-fn lstm(packed: &Packed, h: usize, sums: &mut [f32], gates: &mut [f32], hs: &mut [f32], cs: &mut [f32]) {
+fn lstm(packed: &Packed, h: usize, sums: &[f32], gates: &mut [f32], hs: &mut [f32], cs: &mut [f32]) {
     let finish = Finish {
-        residual: Some(&*sums),
+        residual: Some(sums),
         ..Finish::default()
     };
     packed.r.run(hs, finish, gates);
-    for ((gates, hs), cs) in gates
-        .chunks_exact_mut(4 * h)
-        .zip(hs.chunks_exact_mut(h))
-        .zip(cs.chunks_exact_mut(h))
-    {
-        let (three, cell) = gates.split_at_mut(3 * h);
-        kernels::map(Function::Sigmoid, three);
-        kernels::map(Function::Tanh, cell);
-        let (input, rest) = three.split_at(h);
-        let (output, forget) = rest.split_at(h);
-        for k in 0..h {
-            cs[k] = forget[k] * cs[k] + input[k] * cell[k];
-        }
-        hs.copy_from_slice(cs);
-        kernels::map(Function::Tanh, hs);
-        kernels::pair(Pair::Mul, hs, output, 1);
-    }
+    kernels::lstm_cell(gates, h, hs, cs);
 }
 
 /// One step of all samples. `sums` come with the inputs' part: update, reset, candidate.

@@ -1,5 +1,8 @@
 //! What `--keda` adds to `activator` and `controller`: the KEDA HTTP add-on's objects, its external scaler and its variables.
 
+pub(crate) mod exporter;
+pub(crate) mod unheeded;
+
 use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use pilotlight_activator::{
@@ -11,6 +14,9 @@ use pilotlight_controller::keda::{cluster::ClusterConfig, state};
 use pilotlight_manifests::keda::GoDuration;
 
 use super::Failure;
+
+/// The interceptor's limit of one try at a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A variable that is set to something.
 fn variable(name: &str) -> Option<String> {
@@ -40,20 +46,26 @@ pub(crate) fn routes() -> Result<KedaConfig, Failure> {
 pub(crate) fn proxy(config: Config) -> Result<Config, Failure> {
     let drain = duration("KEDA_HTTP_DRAIN_TIMEOUT")?.map(|limit| if limit.is_zero() { Duration::MAX } else { limit });
     Ok(Config {
-        connect_timeout: duration("KEDA_HTTP_CONNECT_TIMEOUT")?.unwrap_or(config.connect_timeout),
+        connect_timeout: duration("KEDA_HTTP_CONNECT_TIMEOUT")?.unwrap_or(CONNECT_TIMEOUT),
         pool_max_idle: read("KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST", "a number", |value| {
             value.parse().ok()
         })?
         .unwrap_or(config.pool_max_idle),
         cold_start_header: flag("KEDA_HTTP_ENABLE_COLD_START_HEADER")?.unwrap_or(config.cold_start_header),
         drain_timeout: drain.unwrap_or(config.drain_timeout),
-        alive_at_root: false,
+        log_requests: flag("KEDA_HTTP_LOG_REQUESTS")?.unwrap_or(config.log_requests),
+        applications: true,
         ..config
     })
 }
 
 fn port(name: &str) -> Result<Option<u16>, Failure> {
     read(name, "a port", |value| value.parse().ok())
+}
+
+/// By its name, or by the add-on's old one.
+fn either_port(name: &str, old: &str) -> Result<Option<u16>, Failure> {
+    Ok(port(name)?.or(port(old)?))
 }
 
 fn flag(name: &str) -> Result<Option<bool>, Failure> {
@@ -152,7 +164,10 @@ pub(crate) fn cluster(namespace: &str) -> Result<ClusterConfig, Failure> {
         watched: variable("KEDA_HTTP_OPERATOR_WATCH_NAMESPACE"),
         secrets_namespace: variable("KEDA_CLUSTER_OBJECT_NAMESPACE").unwrap_or_else(|| namespace.to_owned()),
         scaler_address: scaler_address(
-            port("KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_PORT")?,
+            either_port(
+                "KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_PORT",
+                "KEDAHTTP_OPERATOR_EXTERNAL_SCALER_PORT",
+            )?,
             &default.scaler_address,
         ),
         scaler,
@@ -160,7 +175,12 @@ pub(crate) fn cluster(namespace: &str) -> Result<ClusterConfig, Failure> {
 }
 
 fn scaler_address(port: Option<u16>, default: &str) -> String {
-    let Some(service) = variable("KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_SERVICE") else {
+    // The second is the add-on's old name.
+    let names = [
+        "KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_SERVICE",
+        "KEDAHTTP_OPERATOR_EXTERNAL_SCALER_SERVICE",
+    ];
+    let Some(service) = names.into_iter().find_map(variable) else {
         return default.to_owned();
     };
     let namespace = variable("KEDA_HTTP_OPERATOR_NAMESPACE").unwrap_or_else(|| "keda".to_owned());
