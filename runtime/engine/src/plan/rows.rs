@@ -357,7 +357,7 @@ mod tests {
                 .node("GlobalAveragePool", &["c"], &["g"])
                 .node("Flatten", &["g"], &["y"]),
             graph().node_with("MaxPool", &["c"], &["y"], |a| a.ints("kernel_shape", &[2, 2])),
-            graph().node("Add", &["c", "m"], &["s"]).node("Sigmoid", &["s"], &["y"]),
+            graph().node("Mul", &["c", "m"], &["s"]).node("Sigmoid", &["s"], &["y"]),
             dense()
                 .node("Flatten", &["c"], &["f"])
                 .node("MatMul", &["f", "d"], &["y"]),
