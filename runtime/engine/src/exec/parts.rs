@@ -139,7 +139,9 @@ fn join<B: burn_backend::Backend>(parts: Vec<Value<B>>) -> OpResult<Value<B>> {
         append(&mut data, part.data(), 0..part.data().len());
     }
     let joined = tensor(shape, data)?;
-    parts.into_iter().for_each(|part| Value::<B>::Host(part).recycle());
+    for part in parts {
+        Value::<B>::Host(part).recycle();
+    }
     Ok(Value::Host(Arc::new(joined)))
 }
 
