@@ -3,6 +3,7 @@
 
 mod control;
 mod memory;
+mod parts;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +20,7 @@ use crate::explain::{ExplainedStep, Traced, Watched};
 use crate::fault::{Fault, OpResult, caught, ensure, message};
 use crate::item::Held;
 use crate::kernel::{HostOp, Inputs, Kernel, ViewOp, is_float, shape_result};
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Rows, Step};
 use crate::value::Value;
 use crate::{DataType, Item, ItemModel, Model, RunError, Signature, Staged, Tensor, host};
 
@@ -35,6 +36,8 @@ pub(crate) struct Executor<A: Accelerate> {
     /// For each step the graphs that it runs.
     bodies: Vec<Vec<Executor<A>>>,
     place: Place<A::Backend>,
+    /// Where batches may be run in parts.
+    rows: Option<Rows>,
 }
 
 /// Where a run is, and what is left of its bounds.
@@ -47,6 +50,8 @@ struct Run<'a> {
     by: Cell<&'static str>,
     /// Where what is told of every step goes, while the run is watched.
     trace: Option<&'a Mutex<Vec<Traced>>>,
+    /// Runs on parts of the same batch that are under way at a time, this one included.
+    beside: usize,
 }
 
 /// A weight: on the host where host kernels read it, on the device from its first use there on.
@@ -68,6 +73,7 @@ impl<A: Accelerate> Executor<A> {
         for step in &mut plan.steps {
             bodies.push(control::bodies(&mut step.kernel, &place)?);
         }
+        let rows = if A::ON_HOST { Rows::of(&plan) } else { None };
         let prepared = prepare_all::<A>(&mut plan);
         let filters = filters(&plan);
         let mut host_reads = vec![false; plan.constants.len()];
@@ -111,6 +117,7 @@ impl<A: Accelerate> Executor<A> {
             prepared,
             bodies,
             place,
+            rows,
         })
     }
 
@@ -135,7 +142,7 @@ impl<A: Accelerate> Executor<A> {
                     time,
                 });
             }
-            memory::check(&results, &values)?;
+            memory::check(&results, &values, run.beside)?;
             let mut results = results.into_iter();
             for output in &step.outputs {
                 let result = results.next();
@@ -480,8 +487,13 @@ impl<A: Accelerate> Executor<A> {
                 iterations: &iterations,
                 by: Cell::new(""),
                 trace,
+                beside: 1,
             };
-            let outputs = self.execute(inputs, &run)?;
+            let cut = if trace.is_none() { self.cut(&inputs) } else { None };
+            let outputs = match cut {
+                Some(cut) => self.in_parts(cut, &inputs, &at)?,
+                None => self.execute(inputs, &run)?,
+            };
             outputs.into_iter().map(read).collect::<OpResult<Vec<_>>>()
         };
         // The executor is only read while it runs; a constant's cell is either set or not.

@@ -11,9 +11,12 @@ mod integer;
 mod layer_norm;
 mod liveness;
 mod pattern;
+mod rows;
 mod zip_map;
 
 use std::sync::Arc;
+
+pub(crate) use rows::{Cut, Rows};
 
 use crate::graph::{Graph, ValueId};
 use crate::kernel::Kernel;

@@ -99,6 +99,7 @@ impl<A: Accelerate> Graph<'_, A> {
             iterations: self.iterations,
             by: Cell::new(""),
             trace: None,
+            beside: 1,
         };
         self.executor.execute(inputs, &run).map_err(|fault| {
             match self.executor.plan.steps.get(at.load(Ordering::Relaxed)) {

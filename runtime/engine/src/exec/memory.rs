@@ -10,8 +10,9 @@ use crate::value::Value;
 /// Results below this are not worth a look at everything else.
 const LARGE: usize = 1 << 20;
 
-/// A fault where a step's results and what is alive beside them are more than a run may have.
-pub(super) fn check<B: Backend>(results: &[Value<B>], alive: &[Option<Value<B>>]) -> OpResult<()> {
+/// A fault where a step's results and what is alive beside them are more than a run may have, of which so many parts are under
+/// way at a time.
+pub(super) fn check<B: Backend>(results: &[Value<B>], alive: &[Option<Value<B>>], parts: usize) -> OpResult<()> {
     let new: usize = results.iter().map(bytes).sum();
     if new < LARGE {
         return Ok(());
@@ -19,7 +20,7 @@ pub(super) fn check<B: Backend>(results: &[Value<B>], alive: &[Option<Value<B>>]
     let all = alive.iter().flatten().map(bytes).fold(new, usize::saturating_add);
     let most = limits::bytes();
     ensure!(
-        all <= most,
+        all.saturating_mul(parts) <= most,
         "the values of this run take more than the {most} bytes allowed"
     );
     Ok(())
