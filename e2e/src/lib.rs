@@ -14,6 +14,7 @@ pub mod conformance;
 mod load;
 mod manifest;
 pub mod metrics;
+mod open_inference;
 pub mod places;
 pub mod processes;
 pub mod python;

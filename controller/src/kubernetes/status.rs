@@ -2,12 +2,16 @@
 //!
 //! Pure: the time is an argument, the former status gives the times of conditions that did not change.
 
+mod standby;
+
 use pilotlight_manifests::{
     Fault,
     failure::{FailureKind, PodFailure},
     kubernetes::{cluster_hosts, predictor},
 };
 use serde_json::{Map, Value, json};
+
+pub(crate) use standby::Tier;
 
 use crate::kubernetes::runtimes::{NoRuntime, reason as runtime_reason};
 
@@ -88,49 +92,6 @@ pub(crate) struct Seen {
     pub(crate) failure: Option<PodFailure>,
     /// The newest revision; empty where it is not known.
     pub(crate) revision: String,
-}
-
-/// How a service with a standby tier stands to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Tier {
-    /// It sleeps, and its next wake may claim a pod.
-    Armed,
-    /// It sleeps, and is not ready for a claim yet.
-    Arming,
-    /// It is awake, in pods that were made for it.
-    Awake,
-    /// It is awake, in a pod that was claimed.
-    Claimed {
-        /// Name of the pod.
-        pod: String,
-    },
-}
-
-impl Tier {
-    /// From what is seen: the pod that was claimed, where there is one; `replicas` of its Deployment, and whether a claim is allowed.
-    pub(crate) fn of(claimed: Option<String>, replicas: u32, armed: bool) -> Self {
-        match claimed {
-            Some(pod) => Self::Claimed { pod },
-            None if replicas > 0 => Self::Awake,
-            None if armed => Self::Armed,
-            None => Self::Arming,
-        }
-    }
-
-    fn verdict(&self) -> Verdict {
-        match self {
-            Self::Armed => Verdict {
-                reason: reason::STANDBY_ARMED,
-                message: "the next request claims a standby pod, if one is ready".to_owned(),
-                ..Verdict::yes()
-            },
-            Self::Arming => Verdict::unknown(reason::STANDBY_ARMING, "its Deployment is prepared for a claim"),
-            Self::Awake => Verdict::no(reason::AWAKE, "it runs in pods of its own"),
-            Self::Claimed { pod } => {
-                Verdict::no(reason::STANDBY_CLAIMED, format!("the standby pod {pod} took its model"))
-            }
-        }
-    }
 }
 
 /// Everything that the status follows from.
@@ -551,7 +512,7 @@ pub(crate) fn transitions(former: &Value, status: &Value) -> Vec<Transition> {
             });
         }
     }
-    told.extend(standby_transition(former, status));
+    told.extend(standby::transition(former, status));
     let state = |value: &Value| {
         value
             .pointer("/modelStatus/states/activeModelState")
@@ -575,27 +536,6 @@ pub(crate) fn transitions(former: &Value, status: &Value) -> Vec<Transition> {
         });
     }
     told
-}
-
-/// A claim, and that the next one may come: once each, whatever the condition was before.
-fn standby_transition(former: &Value, status: &Value) -> Option<Transition> {
-    let (before, after) = (
-        find(former, condition::STANDBY_READY),
-        find(status, condition::STANDBY_READY),
-    );
-    let said = |condition| {
-        (
-            text(condition, "reason").to_owned(),
-            text(condition, "message").to_owned(),
-        )
-    };
-    let (reason, note) = said(after);
-    let worth_it = [reason::STANDBY_ARMED, reason::STANDBY_CLAIMED].contains(&reason.as_str());
-    (worth_it && said(before) != (reason.clone(), note.clone())).then_some(Transition {
-        warning: false,
-        reason,
-        note,
-    })
 }
 
 fn no_reason(kind: &str, reason: &str) -> String {

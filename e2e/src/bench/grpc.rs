@@ -2,46 +2,16 @@
 
 use std::net::SocketAddr;
 
-use prost::Message;
 use tonic::{
     client::Grpc,
-    codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
 };
-use tonic_prost::ProstCodec;
 
 use super::generator::Client;
+use crate::open_inference::{InferRequest, Tensor, model_infer};
 
 /// Calls share connections, as those of a client's channel do.
 const CALLS_A_CONNECTION: usize = 16;
-
-/// `ModelInferRequest`, the fields that are set.
-#[derive(Clone, PartialEq, Message)]
-struct InferRequest {
-    #[prost(string, tag = "1")]
-    model_name: String,
-    #[prost(message, repeated, tag = "5")]
-    inputs: Vec<InferInput>,
-    #[prost(bytes = "bytes", repeated, tag = "7")]
-    raw_input_contents: Vec<bytes::Bytes>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct InferInput {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    datatype: String,
-    #[prost(int64, repeated, tag = "3")]
-    shape: Vec<i64>,
-}
-
-/// `ModelInferResponse`, the field that is looked at.
-#[derive(Clone, PartialEq, Message)]
-struct InferResponse {
-    #[prost(bytes = "bytes", repeated, tag = "6")]
-    raw_output_contents: Vec<bytes::Bytes>,
-}
 
 /// One call at a time.
 #[derive(Debug)]
@@ -54,10 +24,11 @@ pub struct Calls {
 pub async fn clients(address: SocketAddr, input: &str, shape: &[usize], tensor: &[u8], count: usize) -> Vec<Calls> {
     let request = InferRequest {
         model_name: "m".to_owned(),
-        inputs: vec![InferInput {
+        inputs: vec![Tensor {
             name: input.to_owned(),
             datatype: "FP32".to_owned(),
             shape: shape.iter().map(|&size| size as i64).collect(),
+            contents: None,
         }],
         raw_input_contents: vec![tensor.to_vec().into()],
     };
@@ -76,8 +47,7 @@ pub async fn clients(address: SocketAddr, input: &str, shape: &[usize], tensor: 
 impl Client for Calls {
     async fn exchange(&mut self) {
         self.grpc.ready().await.expect("the connection stays open");
-        let path = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelInfer");
-        let codec = ProstCodec::<InferRequest, InferResponse>::default();
+        let (path, codec) = model_infer();
         let request = tonic::Request::new(self.request.clone());
         let answer = self.grpc.unary(request, path, codec).await.expect("an answer");
         assert!(!answer.into_inner().raw_output_contents.is_empty(), "an output");

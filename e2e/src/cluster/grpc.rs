@@ -5,50 +5,13 @@ use std::{collections::HashMap, net::Ipv4Addr};
 use tonic::{
     Request, Status,
     client::Grpc,
-    codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint, Uri},
 };
-use tonic_prost::ProstCodec;
 
-use crate::client::FLOWERS;
-
-/// `inference.ModelInferRequest`, as much of it as is needed here.
-#[derive(Clone, PartialEq, prost::Message)]
-struct InferRequest {
-    #[prost(string, tag = "1")]
-    model_name: String,
-    #[prost(message, repeated, tag = "5")]
-    inputs: Vec<Tensor>,
-}
-
-/// `inference.ModelInferResponse`, as much of it as is needed here.
-#[derive(Clone, PartialEq, prost::Message)]
-struct InferResponse {
-    #[prost(message, repeated, tag = "5")]
-    outputs: Vec<Tensor>,
-    #[prost(bytes = "vec", repeated, tag = "6")]
-    raw_output_contents: Vec<Vec<u8>>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Tensor {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    datatype: String,
-    #[prost(int64, repeated, tag = "3")]
-    shape: Vec<i64>,
-    #[prost(message, optional, tag = "5")]
-    contents: Option<Contents>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Contents {
-    #[prost(int64, repeated, tag = "3")]
-    int64_contents: Vec<i64>,
-    #[prost(float, repeated, tag = "6")]
-    fp32_contents: Vec<f32>,
-}
+use crate::{
+    client::FLOWERS,
+    open_inference::{Contents, InferRequest, InferResponse, Tensor, model_infer},
+};
 
 /// Asks the iris model `model` about the two flowers at `address`, port 80, with `authority` as host; returns the labels.
 pub async fn infer_flowers(address: Ipv4Addr, authority: &str, model: &str) -> Result<Vec<i64>, Status> {
@@ -69,9 +32,9 @@ pub async fn infer_flowers(address: Ipv4Addr, authority: &str, model: &str) -> R
                 ..Contents::default()
             }),
         }],
+        raw_input_contents: Vec::new(),
     };
-    let path = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelInfer");
-    let codec = ProstCodec::<InferRequest, InferResponse>::default();
+    let (path, codec) = model_infer();
     let answer = client.unary(Request::new(request), path, codec).await?.into_inner();
     Ok(labels(answer))
 }

@@ -4,6 +4,7 @@
 mod control;
 mod memory;
 mod parts;
+mod prepare;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +13,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use burn_backend::Backend;
-use rayon::prelude::*;
 
 use crate::backend::{Accelerate, Place, Prepared, Width};
 use crate::device::{self, DeviceOp, Operand};
@@ -74,7 +74,7 @@ impl<A: Accelerate> Executor<A> {
             bodies.push(control::bodies(&mut step.kernel, &place)?);
         }
         let rows = if A::ON_HOST { Rows::of(&plan) } else { None };
-        let prepared = prepare_all::<A>(&mut plan);
+        let prepared = prepare::prepare_all::<A>(&mut plan);
         let filters = filters(&plan);
         let mut host_reads = vec![false; plan.constants.len()];
         let mut device_reads = host_reads.clone();
@@ -507,56 +507,6 @@ impl<A: Accelerate> Executor<A> {
         let (node, op) = step.map_or_else(Default::default, |s| (s.name.clone(), s.op.clone()));
         Err(RunError::Node { node, op, reason })
     }
-}
-
-/// What the backend makes of the steps' constants. A constant that only one step reads is let go as soon as that step has it in
-/// its own form, so that a model is in memory twice only by what is being prepared.
-fn prepare_all<A: Accelerate>(plan: &mut Plan) -> Vec<Option<Prepared<A::Weights>>> {
-    let mut readers = vec![0usize; plan.constants.len()];
-    let reads = plan
-        .steps
-        .iter()
-        .flat_map(|s| s.inputs.iter().flatten())
-        .map(|o| o.value);
-    for value in reads.chain(plan.outputs.iter().copied()) {
-        readers[value] += 1;
-    }
-    let slots: Vec<_> = std::mem::take(&mut plan.constants)
-        .into_iter()
-        .map(Mutex::new)
-        .collect();
-    let prepared: Vec<_> = plan
-        .steps
-        .par_iter()
-        .map(|step| prepare::<A>(step, &slots, &readers))
-        .collect();
-    let inner = |slot: Mutex<_>| slot.into_inner().unwrap_or_else(PoisonError::into_inner);
-    plan.constants = slots.into_iter().map(inner).collect();
-    for (step, prepared) in plan.steps.iter_mut().zip(&prepared) {
-        for &i in prepared.iter().flat_map(|p| &p.consumed) {
-            step.inputs[i] = None;
-        }
-    }
-    prepared
-}
-
-fn prepare<A: Accelerate>(
-    step: &Step,
-    constants: &[Mutex<Option<Arc<Tensor>>>],
-    readers: &[usize],
-) -> Option<Prepared<A::Weights>> {
-    let Kernel::Device { op, .. } = &step.kernel else {
-        return None;
-    };
-    let slot = |value: usize| constants[value].lock().unwrap_or_else(PoisonError::into_inner);
-    let operands = step.inputs.iter().map(|o| slot((*o)?.value).clone());
-    let prepared = A::prepare(op, &operands.collect::<Vec<_>>())?;
-    for operand in prepared.consumed.iter().filter_map(|&i| step.inputs[i]) {
-        if readers[operand.value] == 1 {
-            *slot(operand.value) = None;
-        }
-    }
-    Some(prepared)
 }
 
 /// Small tensors on the host stay there; so does what the device can't do.

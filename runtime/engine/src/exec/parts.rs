@@ -1,6 +1,6 @@
 //! A batch run in parts, each on a thread of its own (`plan::rows` says of which plans that may be done).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,13 +19,15 @@ impl<A: Accelerate> Executor<A> {
     /// How these inputs are cut, where they are.
     pub(super) fn cut(&self, inputs: &[Value<A::Backend>]) -> Option<Cut> {
         let rows = self.rows.as_ref()?;
-        let shape = |v: &Value<A::Backend>| match v {
-            Value::Host(t) if t.small().is_none() => Some(Arc::clone(t)),
+        let shapes = inputs.iter().map(|v| match v {
+            Value::Host(t) if t.small().is_none() => Some(t.shape()),
             _ => None,
-        };
-        let tensors = inputs.iter().map(shape).collect::<Option<Vec<_>>>()?;
-        let shapes: Vec<&[usize]> = tensors.iter().map(|t| t.shape()).collect();
-        rows.cut(&self.plan.steps, &shapes, pilotlight_kernels::threads())
+        });
+        rows.cut(
+            &self.plan.steps,
+            &shapes.collect::<Option<Vec<_>>>()?,
+            pilotlight_kernels::threads(),
+        )
     }
 
     /// Runs the parts, and what is left of the batch after them. `at` is the step of the first fault.
@@ -36,7 +38,7 @@ impl<A: Accelerate> Executor<A> {
         at: &AtomicUsize,
     ) -> OpResult<Vec<Value<A::Backend>>> {
         let batch = inputs.first().and_then(|v| v.shape().first().copied()).unwrap_or(0);
-        let mut bounds: Vec<usize> = (0..=cut.parts).map(|p| p * cut.images / cut.parts).collect();
+        let bounds: Vec<usize> = (0..=cut.parts).map(|p| p * cut.images / cut.parts).collect();
         let part = |first: usize, last: usize, threads: usize| {
             let own = AtomicUsize::new(usize::MAX);
             let result = caught(|| {
@@ -69,16 +71,11 @@ impl<A: Accelerate> Executor<A> {
             results.push(result.ok_or_else(|| Fault("internal: a part was not run".into()))??);
         }
         if cut.images < batch {
-            bounds.push(batch);
             results.push(part(cut.images, batch, 1)?);
         }
-        let outputs = RefCell::new(results.into_iter().map(Vec::into_iter).collect::<Vec<_>>());
+        let mut outputs: Vec<_> = results.into_iter().map(Vec::into_iter).collect();
         let joined = (0..self.plan.outputs.len()).map(|_| {
-            let parts = outputs
-                .borrow_mut()
-                .iter_mut()
-                .map(Iterator::next)
-                .collect::<Option<Vec<_>>>();
+            let parts = outputs.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>();
             join(parts.ok_or_else(|| Fault("internal: an output is missing".into()))?)
         });
         joined.collect()

@@ -102,6 +102,10 @@ impl Rows {
 
     /// How inputs of these shapes are cut for so many threads; `None` where they are run as a whole.
     pub(crate) fn cut(&self, steps: &[Step], shapes: &[&[usize]], threads: usize) -> Option<Cut> {
+        let batch = *shapes.first()?.first()?;
+        if threads < 2 || batch < threads || shapes.iter().any(|s| s.first() != Some(&batch)) {
+            return None;
+        }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(asked) = &*last
             && asked.threads == threads
@@ -109,7 +113,7 @@ impl Rows {
         {
             return asked.answer;
         }
-        let answer = self.find(steps, shapes, threads);
+        let answer = self.find(steps, shapes, batch, threads);
         *last = Some(Asked {
             shapes: shapes.iter().map(|s| s.to_vec()).collect(),
             threads,
@@ -118,11 +122,8 @@ impl Rows {
         answer
     }
 
-    fn find(&self, steps: &[Step], shapes: &[&[usize]], threads: usize) -> Option<Cut> {
-        let batch = *shapes.first()?.first()?;
-        if threads < 2 || batch < threads || shapes.iter().any(|s| s.first() != Some(&batch)) {
-            return None;
-        }
+    /// The same for a batch that has rows for every thread.
+    fn find(&self, steps: &[Step], shapes: &[&[usize]], batch: usize, threads: usize) -> Option<Cut> {
         // One and two tell a row from a number that happens to be as large.
         let (largest, work) = self.sizes(steps, shapes, 1)?;
         self.sizes(steps, shapes, 2)?;
